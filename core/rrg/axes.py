@@ -1,0 +1,16 @@
+"""Sizes that are known when a piece is built."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Axes:
+    """host: the language model's hidden width. layers: its decoder layers. vision: width of `patch_tokens`
+    (0 until its provider is built). image: height and width of films, in pixels. diseases: observations.
+    """
+
+    host: int
+    layers: int
+    image: int
+    vision: int = 0
+    diseases: int = 14

@@ -1,0 +1,131 @@
+"""From studies to batches: films decoded, prompts filled in, reports as labels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rrg.data.films import read_film
+from rrg.data.study import Study, StudyFolder
+from rrg.hosts.qwen3_vl import Qwen3VLHost
+from rrg.hosts.text import TextHost
+from rrg.observations import OBSERVATIONS
+from rrg.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Item:
+    """One study with its films (views height width) in [0, 1]."""
+
+    study: Study
+    films: np.ndarray
+
+
+class Studies(Dataset):
+    """Studies of one split, their films decoded when asked for."""
+
+    def __init__(self, folder: StudyFolder, studies: Sequence[Study], recipe: Recipe) -> None:
+        self.folder, self.studies, self.image = folder, list(studies), recipe.image
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __getitem__(self, index: int) -> Item:
+        study = self.studies[index]
+        count = min(len(study.file_names), self.image.views)
+        films = [read_film(self.folder.film_path(study, i), self.image.size) for i in range(count)]
+        return Item(study, np.stack(films))
+
+
+class Prompt:
+    """The recipe's prompt in tokens of the host."""
+
+    def __init__(self, recipe: Recipe, host: TextHost) -> None:
+        self.recipe, self.tokenizer = recipe, host.tokenizer
+        self.before, _, self.after = recipe.host.prompt.partition("{visual}")
+        self.film = ""
+        if isinstance(host, Qwen3VLHost) and recipe.visual_embeds == "host":
+            image = self.tokenizer.convert_ids_to_tokens(host.model.config.image_token_id)
+            self.film = recipe.host.film.replace("{film}", image * host.tokens_of_film(recipe.image.size))
+
+    def ids(self, films: int, exemplar: str | None) -> tuple[list[int], list[int]]:
+        """Tokens before and after the visual prefix; for a host's own tower everything stands in the second part."""
+        shown = ""
+        if exemplar is not None:
+            tokens = self.tokenizer(exemplar, add_special_tokens=False).input_ids[: self.recipe.text.exemplar]
+            shown = self.recipe.host.exemplar.replace("{exemplar}", self.tokenizer.decode(tokens))
+        after = self.after.replace("{exemplar}", shown)
+        if self.film:
+            return [], self._start(self.before + self.film * films + after)
+        return self._start(self.before), self.tokenizer(after, add_special_tokens=False).input_ids
+
+    def _start(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text).input_ids
+        end = self.tokenizer.eos_token_id
+        return ids[:-1] if ids and ids[-1] == end and end != self.tokenizer.bos_token_id else ids
+
+    def report(self, text: str) -> list[int]:
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids[: self.recipe.text.report]
+        return [*ids, self.tokenizer.eos_token_id]
+
+
+class Collator:
+    """Make a batch of items.
+
+    exemplars: report text by study id, where retrieved reports stand in the prompt.
+    learn: whether the report follows the prompt, padded right, with labels; else the prompt alone, padded left.
+    """
+
+    def __init__(self, prompt: Prompt, *, learn: bool, exemplars: Mapping[str, str] | None = None) -> None:
+        self.prompt, self.learn, self.exemplars = prompt, learn, exemplars
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """pixel_values (batch views channels height width), view_mask (batch views), disease_labels (batch diseases),
+        before_ids (tokens), input_ids and attention_mask (batch text), and labels (batch text) where learning.
+        """
+        views = max(len(item.films) for item in items)
+        size = items[0].films.shape[-1]
+        pixels = torch.zeros(len(items), views, 1, size, size)
+        mask = torch.zeros(len(items), views, dtype=torch.bool)
+        before: list[int] = []
+        rows, labels = [], []
+        for row, item in enumerate(items):
+            pixels[row, : len(item.films), 0] = torch.from_numpy(item.films)
+            mask[row, : len(item.films)] = True
+            exemplar = self.exemplars.get(item.study.id) if self.exemplars is not None else None
+            before, after = self.prompt.ids(len(item.films), exemplar)
+            report = self.prompt.report(item.study.findings) if self.learn else []
+            rows.append([*after, *report])
+            labels.append([*[-100] * len(after), *report])
+        batch = {
+            "pixel_values": pixels,
+            "view_mask": mask,
+            "disease_labels": disease_labels([item.study for item in items]),
+            "before_ids": torch.tensor(before, dtype=torch.long),
+            **self._pad(rows),
+        }
+        if self.learn:
+            width = batch["input_ids"].shape[1]
+            batch["labels"] = torch.tensor([row + [-100] * (width - len(row)) for row in labels])
+        return batch
+
+    def _pad(self, rows: list[list[int]]) -> dict[str, Tensor]:
+        tokenizer: Any = self.prompt.tokenizer
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for i, row in enumerate(rows):
+            where = slice(0, len(row)) if self.learn else slice(width - len(row), width)
+            ids[i, where], mask[i, where] = torch.tensor(row, dtype=torch.long), 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+def disease_labels(studies: Sequence[Study]) -> Tensor:
+    """(batch diseases) 1, 0, -1 uncertain, nan not mentioned."""
+    rows = [[study.labels.get(name) for name in OBSERVATIONS] for study in studies]
+    return torch.tensor([[float("nan") if value is None else float(value) for value in row] for row in rows])

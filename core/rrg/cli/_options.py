@@ -1,0 +1,54 @@
+"""Options that several commands share."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rrg.recipe import Recipe
+
+
+def add_composition(parser: argparse.ArgumentParser, expression: str | None) -> None:
+    """The options of a composition. expression: nargs of the positional; None where the command has none."""
+    if expression is not None:
+        parser.add_argument("expression", nargs=expression, metavar="EXPR", help="methods and pieces joined by +")
+    parser.add_argument("--host", metavar="NAME", help="language model: a known name, a hub id or a folder (default: tiny)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting: piece.field=VALUE")
+    parser.add_argument("--drop", action="append", default=[], metavar="PIECE", help="leave a piece out")
+    parser.add_argument("--wire", action="append", default=[], metavar="READER.SIGNAL=PROVIDER", help="who feeds a reader")
+    parser.add_argument("--from", dest="start", type=Path, metavar="RECIPE", help="begin from a recipe file")
+
+
+def composed(args: argparse.Namespace) -> "Recipe":
+    """The recipe that the options mean."""
+    from rrg.composition import compose, parse_setting
+    from rrg.recipe import Recipe
+
+    settings: dict[str, Any] = dict(parse_setting(text) for text in args.set)
+    wire = dict(parse_setting(text, "--wire") for text in args.wire)
+    return compose(
+        args.expression,
+        host=args.host,
+        settings=settings,
+        drop=args.drop,
+        wire=wire,
+        start=Recipe.open(args.start) if args.start else None,
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own chatter out of our output; their errors still show."""
+    import logging
+    import warnings
+
+    import rrg._torchvision  # noqa: F401  before transformers
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")

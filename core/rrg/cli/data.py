@@ -1,0 +1,146 @@
+"""`rrg data`: make a data folder, by importing a collection or by drawing phantoms."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rrg.data.importing import Problem
+    from rrg.data.study import StudyFolder
+
+SHOWN = 20
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `rrg data import` and `rrg data phantom`."""
+    parser = commands.add_parser(
+        "data",
+        help="make a data folder: import a collection, or draw phantoms",
+        description="Make a data folder: metadata.jsonl (Hugging Face imagefolder), dataset.json and the films.",
+        epilog="example: rrg data import iu-xray ~/iu_xray data/iu-xray",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+
+    collection = kinds.add_parser(
+        "import",
+        help="import a collection of studies",
+        description="Import a collection: verify every film, copy it unchanged, label the findings. iu-xray takes "
+        "R2Gen's folder (annotation.json and images/) and Open-i's XML reports with their films; which one SRC is, "
+        "is found out and said.",
+        epilog="example: rrg data import iu-xray ~/iu_xray data/iu-xray --skip-bad",
+    )
+    collection.add_argument("collection", choices=["iu-xray"], help="the collection")
+    collection.add_argument("src", metavar="SRC", type=Path, help="folder to import")
+    collection.add_argument("dest", metavar="DEST", type=Path, help="data folder to make; must not exist yet")
+    collection.add_argument("--skip-bad", action="store_true", help="leave out studies with problems, and count them")
+    collection.add_argument("--labeler", default="rules", metavar="NAME", help="labels the findings (default: rules)")
+    collection.add_argument(
+        "--seed", type=int, default=0, help="draws the split where the source has none (default: 0)"
+    )
+    _common(collection)
+    collection.set_defaults(run=run, make=_import)
+
+    phantom = kinds.add_parser(
+        "phantom",
+        help="draw phantom studies with exact labels",
+        description="Draw phantom chest films and write their reports; the labels are known by construction.",
+        epilog="example: rrg data phantom data/phantom --studies 500 --seed 1",
+    )
+    phantom.add_argument("dest", metavar="DEST", type=Path, help="data folder to make; must not exist yet")
+    phantom.add_argument("--studies", type=_positive, default=2000, metavar="N", help="how many (default: 2000)")
+    phantom.add_argument("--seed", type=int, default=0, help="same seed, same folder (default: 0)")
+    _common(phantom)
+    phantom.set_defaults(run=run, make=_phantom)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the folder and print what is in it: a table, or with --json one object."""
+    from rrg.data.study import count
+
+    folder, extra, problems = args.make(args)
+    if args.json:
+        found = {
+            "path": str(folder.path),
+            **folder.card,
+            **extra,
+            "counts": count(folder.studies),
+            "prevalence": _prevalence(folder),
+            "warnings": folder.warnings,
+            "problems": [vars(problem) for problem in problems],
+        }
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(_table(folder, extra, problems)))
+    return 0
+
+
+def _import(args: argparse.Namespace) -> tuple["StudyFolder", dict[str, Any], list["Problem"]]:
+    from rrg.data.iu_xray import FORMS, import_iu_xray
+    from rrg.labels import get_labeler
+
+    done = import_iu_xray(
+        args.src,
+        args.dest,
+        labeler=get_labeler(args.labeler),
+        skip_bad=args.skip_bad,
+        seed=args.seed,
+        workers=args.workers,
+    )
+    return done.folder, {"form": FORMS[done.form], "split": done.split}, done.problems
+
+
+def _phantom(args: argparse.Namespace) -> tuple["StudyFolder", dict[str, Any], list["Problem"]]:
+    from rrg.data.phantom import make_phantom
+
+    return make_phantom(args.dest, studies=args.studies, seed=args.seed, workers=args.workers), {}, []
+
+
+def _table(folder: "StudyFolder", extra: dict[str, Any], problems: list["Problem"]) -> list[str]:
+    from rrg.data.importing import summary
+    from rrg.data.study import SPLITS, count
+
+    counts = count(folder.studies)
+    lines = [f"{folder.card['name']} → {folder.path}", ""]
+    lines += [f"{key:<8} {value}" for key, value in extra.items()]
+    lines += [f"{'labels':<8} {folder.card['labels']}", f"{'licence':<8} {folder.card['licence']}", ""]
+    lines += [f"{'':<28}" + "".join(f"{split:>8}" for split in SPLITS)]
+    lines += [f"{'studies':<28}" + "".join(f"{counts[split]:>8,}" for split in SPLITS)]
+    films = {split: sum(len(study.file_names) for study in folder.split(split)) for split in SPLITS}
+    lines += [f"{'films':<28}" + "".join(f"{films[split]:>8,}" for split in SPLITS)]
+    for name, shares in _prevalence(folder).items():
+        lines += [f"{name:<28}" + "".join(f"{shares[split]:>8.1%}" for split in SPLITS)]
+    lines += ["", "Observations: share of the split's studies labelled present."]
+    lines += [f"warning: {warning}" for warning in folder.warnings]
+    if problems:
+        lines += ["", f"Left out: {summary(problems)}"]
+        lines += [f"  - {problem}" for problem in problems[:SHOWN]]
+        lines += [f"  … and {len(problems) - SHOWN} more: see --json"] if len(problems) > SHOWN else []
+    return lines
+
+
+def _prevalence(folder: "StudyFolder") -> dict[str, dict[str, float]]:
+    """Observation → split → share of the studies labelled present (0 for an empty split)."""
+    from rrg.data.study import SPLITS
+    from rrg.observations import OBSERVATIONS
+
+    studies = {split: folder.split(split) for split in SPLITS}
+    return {
+        name: {
+            split: sum(study.labels[name] == 1 for study in of_split) / max(len(of_split), 1)
+            for split, of_split in studies.items()
+        }
+        for name in OBSERVATIONS
+    }
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=_positive, metavar="N", help="parallel workers (default: one per core)")
+    parser.add_argument("--json", action="store_true", help="print a JSON object instead of the table")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number

@@ -1,0 +1,48 @@
+"""`rrg generate`: reports for a split of a data folder, or for films given by name."""
+
+import argparse
+from pathlib import Path
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="write reports for films",
+        description="Write reports: for a split of the data, into RUN/predictions.jsonl; or for the films of one study.",
+        epilog="example: rrg generate runs/demo --image frontal.png lateral.png",
+    )
+    parser.add_argument("path", metavar="RUN", type=Path, help="run folder of rrg train")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--image", nargs="+", type=Path, metavar="FILM", help="films of one study; prints its report")
+    source.add_argument("--data", type=Path, metavar="DIR", help="data folder (default: the one it was trained on)")
+    parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="default: test")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N studies")
+    parser.add_argument("--beams", type=int, metavar="N", help="beam search (default: the recipe's)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="studies at once (default: the recipe's)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: RUN/predictions.jsonl")
+    parser.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
+    parser.add_argument("--json", action="store_true", help="with --image: exemplar and probabilities too")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+
+    from rrg.cli._options import quiet_libraries
+
+    quiet_libraries()
+    from rrg.run import load, run_data, write_predictions
+
+    settings = {k: v for k, v in {"beams": args.beams, "batch_size": args.batch_size}.items() if v is not None}
+    reporter = load(args.path, args.device)
+    if args.image:
+        [(report, evidence)] = reporter.generate_studies([args.image], **settings)
+        print(json.dumps({"report": report, **evidence}, indent=2) if args.json else report)
+        return 0
+    from rrg.data.study import StudyFolder
+
+    folder = StudyFolder.open(args.data or run_data(args.path))
+    output = args.output or args.path / "predictions.jsonl"
+    written = write_predictions(reporter, folder, args.split, output, limit=args.limit, **settings)
+    print(f"wrote {len(written)} reports to {output}")
+    return 0

@@ -1,0 +1,113 @@
+"""Settings of pieces and stages. A piece's `__init__` annotation of `config` is its schema; every field has a default.
+
+A field whose paper is silent says "not stated in the paper" in its description; `rrg compose --json` prints them all.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PieceConfig(BaseModel):
+    """Base of every piece's settings: unknown keys and wrong types are errors, defaults are checked too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, strict=False)
+
+
+class InjectorConfig(PieceConfig):
+    """Settings that every injector has: where it acts."""
+
+    layers: list[int] | Literal["all"] = Field("all", description="decoder layers it acts on, counted from 0")
+    where: Literal["pre", "post"] = Field("post", description="before or after the layer")
+
+
+class LossConfig(PieceConfig):
+    """Settings that every auxiliary loss has."""
+
+    weight: float = Field(1.0, description="factor before it is added to the language-model loss; 0 leaves it out")
+
+
+class LoRA(PieceConfig):
+    """Low-rank adapters on the language model (Hu et al. 2022), by peft."""
+
+    r: int = Field(16, ge=1, description="rank")
+    alpha: float = Field(32, gt=0, description="scale: updates are multiplied by alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class StageConfig(PieceConfig):
+    """One training stage, data only. `None` takes the value of the stage before (core's own default for the first)."""
+
+    vision: Literal["frozen", "full"] | None = Field(None, description="what gives patch_tokens: the vision tower")
+    connector: Literal["frozen", "full"] | None = Field(None, description="what gives visual_embeds")
+    llm: Literal["frozen", "lora", "full"] | None = Field(None, description="how the language model trains")
+    pieces: list[str] | None = Field(None, description="names or patterns (lead.*) of all other pieces that train")
+    lora: LoRA | None = Field(None, description="adapters where llm = lora; the same in every stage")
+    losses: list[str] = Field(["*"], description="patterns over the composition's losses that take part")
+    exemplars: bool = Field(False, description="whether retrieved reports stand in the prompt")
+    epochs: float | None = Field(None, gt=0, description="passes over the training split")
+    max_steps: int = Field(-1, description="stop after this many optimizer steps; -1: by epochs")
+    batch_size: int | None = Field(None, ge=1, description="studies per device and step")
+    accumulation: int | None = Field(None, ge=1, description="steps whose gradients are added up")
+    lr: float | None = Field(None, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float | None = Field(None, ge=0)
+    warmup: float | None = Field(None, ge=0, description="linear warm-up: steps, or the share of all steps if below 1")
+    schedule: Literal["cosine", "linear", "constant"] | None = None
+    max_grad_norm: float | None = Field(None, gt=0)
+    label_smoothing: float | None = Field(None, ge=0, lt=1, description="of the language-model loss")
+
+
+STAGE_DEFAULTS = {
+    "vision": "full",
+    "connector": "full",
+    "llm": "lora",
+    "pieces": ["*"],
+    "epochs": 3.0,
+    "batch_size": 8,
+    "accumulation": 1,
+    "lr": 1e-4,
+    "weight_decay": 0.01,
+    "warmup": 0.03,
+    "schedule": "cosine",
+    "max_grad_norm": 1.0,
+    "label_smoothing": 0.0,
+}
+
+
+class HostConfig(PieceConfig):
+    """The language model."""
+
+    name: str = Field(description="a name of registry.toml, a hub id or a local folder")
+    kind: Literal["text", "qwen3-vl"] = Field(description="text: reads a visual prefix; qwen3-vl: has its own vision tower")
+    source: str = Field("", description="hub id or folder of the weights; empty: built at random")
+    config: dict[str, object] = Field({}, description="fields of the model's configuration to change")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    gradient_checkpointing: bool = False
+    vocab_size: int | None = Field(None, ge=64, description="tokens of a tokenizer learnt from the training reports")
+    prompt: str = Field(description="what the model reads; {visual} and {exemplar} are filled in")
+    film: str = Field("{film}", description="how one film stands within {visual}, for hosts with a vision tower")
+    exemplar: str = Field(description="how a retrieved report stands within {exemplar}")
+
+
+class ImageConfig(PieceConfig):
+    """How films become tensors."""
+
+    size: int = Field(224, ge=16, le=2048, description="height and width in pixels; films are squashed to it")
+    views: int = Field(2, ge=1, le=16, description="films of a study at most; further ones are left out")
+    augment: float = Field(0.0, ge=0, le=1, description="strength of random shift, turn, zoom and exposure in training")
+
+
+class TextConfig(PieceConfig):
+    """Lengths of texts, in tokens of the host."""
+
+    report: int = Field(160, ge=8, description="longest report that is learnt")
+    exemplar: int = Field(100, ge=8, description="longest exemplar in the prompt")
+
+
+class GenerationConfig(PieceConfig):
+    """Decoding."""
+
+    max_new_tokens: int = Field(160, ge=1)
+    beams: int = Field(1, ge=1, le=64, description="1: greedy")
+    length_penalty: float = 1.0
+    batch_size: int = Field(16, ge=1, description="studies at once")

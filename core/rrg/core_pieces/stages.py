@@ -1,0 +1,23 @@
+"""Core's own stages."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from rrg.config import StageConfig
+
+
+class Train(StageConfig):
+    """One stage in which everything trains, for a composition whose methods bring no stage."""
+
+    vision: Literal["frozen", "full"] | None = "full"
+    connector: Literal["frozen", "full"] | None = "full"
+    llm: Literal["frozen", "lora", "full"] | None = "lora"
+    pieces: list[str] | None = ["*"]
+
+
+class Exemplars(StageConfig):
+    """Go on as in the stage before, with retrieved reports in the prompt (DAST's DMSR beside another method's stages)."""
+
+    exemplars: bool = True
+    epochs: float | None = Field(1.0, gt=0, description="not stated in the papers: no paper mixes these methods")

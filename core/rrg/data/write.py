@@ -1,0 +1,58 @@
+"""New data folders, all or nothing: a folder appears under its name only when it is whole."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rrg.data.study import CARD, METADATA, Study, count
+from rrg.errors import RRGError, UsageError
+
+
+@contextmanager
+def new_folder(dest: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `dest` to write into; it becomes `dest` when the block ends well.
+
+    On an error or Ctrl-C it is removed and `dest` stays as it was. After a kill that runs no cleanup, a hidden
+    `.NAME.*.partial` may remain beside `dest`, and no `dest`.
+
+    Raises: UsageError, before anything is written, where `dest` is a file or a folder that holds something; RRGError
+    where the disk refuses (full, not writable).
+    """
+    dest = Path(dest).absolute()
+    if os.path.lexists(dest) and not (dest.is_dir() and not any(dest.iterdir())):
+        raise UsageError(f"{dest}: already exists and is not empty; name a new folder, or remove this one first")
+    temporary: Path | None = None
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", suffix=".partial", dir=dest.parent))
+        _open_to_others(temporary)
+        yield temporary
+        os.replace(temporary, dest)
+    except OSError as error:
+        raise RRGError(f"{dest}: could not be made: {error}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_metadata(folder: Path, studies: Sequence[Study], card: Mapping[str, Any]) -> None:
+    """Write `metadata.jsonl` and `dataset.json` into `folder`, adding the counts to the card.
+
+    `card` needs "name", "labels" ("exact", or the labeler's name), "source" and "licence"; more keys are kept.
+    """
+    with (folder / METADATA).open("w", encoding="utf-8") as file:
+        file.writelines(study.model_dump_json() + "\n" for study in studies)
+    text = json.dumps({**card, "counts": count(studies)}, indent=2, ensure_ascii=False)
+    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def _open_to_others(folder: Path) -> None:
+    """Give the permissions that mkdir would have given: mkdtemp's are for the owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    folder.chmod(0o777 & ~umask)

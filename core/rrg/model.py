@@ -1,0 +1,240 @@
+"""The composed model: signals from film to visual prefix, injected modules, the language model, auxiliary losses."""
+
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rrg.augment import augment
+from rrg.axes import Axes
+from rrg.config import GenerationConfig, LoRA, StageConfig
+from rrg.contract import Contract, contract_of
+from rrg.errors import UsageError
+from rrg.hosts.build import build_host
+from rrg.hosts.qwen3_vl import Qwen3VLHost
+from rrg.hosts.text import TextHost
+from rrg.inject import Injection
+from rrg.pieces import Registered
+from rrg.plugins import Plugins, find
+from rrg.recipe import Recipe
+
+MODULE_KINDS = ("encoder", "connector", "loss", "retriever")
+
+
+class RRGModel(nn.Module):
+    """A recipe made flesh. Build it with `build`."""
+
+    def __init__(self, recipe: Recipe, host: TextHost, registered: dict[str, Registered]) -> None:
+        super().__init__()
+        self.recipe, self.host = recipe, host
+        self.kinds = {name: piece.kind for name, piece in registered.items()}
+        self.contracts: dict[str, Contract] = {name: contract_of(piece) for name, piece in registered.items()}
+        self.configs: dict[str, Any] = {
+            name: contract.config.model_validate(recipe.pieces[name]) for name, contract in self.contracts.items()
+        }
+        self.native = isinstance(host, Qwen3VLHost) and "patch_tokens" not in {
+            port.signal for contract in self.contracts.values() for port in contract.gives
+        }
+        vision = host.vision if self.native and isinstance(host, Qwen3VLHost) else 0
+        axes = Axes(host=host.width, layers=len(host.layers), image=recipe.image.size, vision=vision)
+        self.modules_by_piece: dict[str, nn.Module] = {}
+        self.injection = Injection(host.model, host.layers)
+        for name, piece in registered.items():
+            if piece.kind in MODULE_KINDS:
+                module = piece.cls(self.configs[name], axes)
+                self.add_module(name.replace(".", "/"), module)
+                self.modules_by_piece[name] = module
+                if self._gives(name, "patch_tokens"):
+                    axes = Axes(axes.host, axes.layers, axes.image, vision=module.vision)
+            elif piece.kind == "injector":
+                self._inject(name, piece, axes)
+        self.stage: StageConfig | None = None
+        self.touched: set[str] = set()
+        self.parts: dict[str, float] = {}
+
+    def _gives(self, name: str, signal: str) -> bool:
+        return any(port.signal == signal for port in self.contracts[name].gives)
+
+    def _inject(self, name: str, piece: Registered, axes: Axes) -> None:
+        config, modules = self.configs[name], {}
+        wanted = range(axes.layers) if config.layers == "all" else config.layers
+        outside = [index for index in wanted if not 0 <= index < axes.layers]
+        if outside or not len(wanted):
+            raise UsageError(f"{name}.layers={config.layers}: {self.recipe.host.name} has layers 0 to {axes.layers - 1}")
+        reference = next(self.host.layers[0].parameters())
+        for index in wanted:
+            first = modules[wanted[0]] if modules else None
+            modules[index] = piece.cls(config, axes, layer=index, first=first).to(reference.device)
+        self.injection.add(name, modules, config.where)
+
+    # Signals
+
+    def signals(self, batch: dict[str, Tensor]) -> dict[tuple[str, str], Any]:
+        """Every signal of a batch, by provider and name; the host's tower runs here where the host has the task."""
+        values: dict[tuple[str, str], Any] = {
+            ("data", name): batch[name] for name in ("pixel_values", "view_mask", "disease_labels") if name in batch
+        }
+        if self.native and isinstance(self.host, Qwen3VLHost):
+            tokens, mask, seen = self.host.see(batch["pixel_values"], batch["view_mask"])
+            values |= {("host", "patch_tokens"): tokens, ("host", "patch_mask"): mask, ("host", "visual_embeds"): seen}
+        for name, module in self.modules_by_piece.items():
+            if self.kinds[name] in ("encoder", "connector"):
+                given = module(**self.arguments(name, values))
+                values |= {(name, port.signal): getattr(given, port.argument) for port in self.contracts[name].gives}
+        return values
+
+    def arguments(self, name: str, values: dict[tuple[str, str], Any]) -> dict[str, Any]:
+        """What one piece reads, by argument."""
+        wires = self.recipe.wire
+        return {
+            port.argument: values.get((wires[f"{name}.{port.argument}"], port.signal))
+            for port in self.contracts[name].reads
+            if f"{name}.{port.argument}" in wires
+        }
+
+    def _inputs(self, batch: dict[str, Tensor], values: dict[tuple[str, str], Any]) -> dict[str, Any]:
+        """Arguments of the language model; also prepares the injected modules for these studies."""
+        self.injection.prepare({name: self.arguments(name, values) for name in self.injection.pieces})
+        source = self.recipe.visual_embeds
+        if source == "host" and isinstance(self.host, Qwen3VLHost):
+            return self.host.assemble_native(batch, values["host", "visual_embeds"], self.recipe.image.size)
+        embeds = values[source, "visual_embeds"]
+        mask = values.get((source, "visual_mask"))
+        if mask is None:
+            mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        return self.host.assemble(batch, embeds, mask)
+
+    # Training and generation
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """The stage's loss: the language model's plus every auxiliary loss by its weight."""
+        if self.training and self.recipe.image.augment:
+            batch["pixel_values"] = augment(batch["pixel_values"], self.recipe.image.augment)
+        values = self.signals(batch)
+        smoothing = (self.stage.label_smoothing if self.stage else 0.0) or 0.0
+        loss = self.host.loss(self._inputs(batch, values), batch["labels"], smoothing)
+        parts = {"report": loss.detach()}
+        for name in self.losses():
+            part = self.modules_by_piece[name](**self.arguments(name, values))
+            parts[name] = part.detach()
+            loss = loss + self.configs[name].weight * part
+        self.parts = {name: float(part) for name, part in parts.items()}
+        return {"loss": loss}
+
+    def losses(self) -> list[str]:
+        """Auxiliary losses that take part in the stage; one of weight 0 doesn't run."""
+        patterns = self.stage.losses if self.stage else ["*"]
+        return [
+            name
+            for name, kind in self.kinds.items()
+            if kind == "loss" and self.configs[name].weight and any(fnmatch(name, pattern) for pattern in patterns)
+        ]
+
+    @torch.inference_mode()
+    def generate(
+        self, batch: dict[str, Tensor], settings: GenerationConfig | None = None, **options: Any
+    ) -> tuple[list[str], dict[tuple[str, str], Any]]:
+        """Reports for a batch of prompts padded left, and the signals that led to them."""
+        values = self.signals(batch)
+        inputs = self._inputs(batch, values)
+        try:
+            return self.host.generate(inputs, settings or self.recipe.generation, **options), values
+        finally:
+            self.injection.clear()
+
+    @property
+    def retriever(self) -> str | None:
+        return next((name for name, kind in self.kinds.items() if kind == "retriever"), None)
+
+    def keys(self, values: dict[tuple[str, str], Any]) -> Tensor:
+        """The retriever's keys of a batch (batch key); their inner product is the retrieval's score."""
+        assert self.retriever is not None
+        return self.modules_by_piece[self.retriever](**self.arguments(self.retriever, values))
+
+    # Stages
+
+    def begin(self, name: str) -> None:
+        """Enter a stage: what it trains gets gradients, everything else is frozen, its statistics too."""
+        stage = self.stage = self.configs[name]
+        self.requires_grad_(False)
+        for trains, parameters in self._shares(stage):
+            for full, parameter in parameters:
+                parameter.requires_grad_(trains)
+                if trains:
+                    self.touched.add(full)
+        self.train(self.training)
+
+    def _shares(self, stage: StageConfig) -> Iterator[tuple[bool, list[tuple[str, nn.Parameter]]]]:
+        """Every parameter once, by the part of the model that it belongs to, and whether that part trains."""
+        prefix = "host.model."
+        language = [(prefix + n, p) for n, p in self.host.language_parameters()]
+        lora = [(n, p) for n, p in language if "lora_" in n]
+        yield stage.llm == "lora", lora
+        yield stage.llm == "full", [(n, p) for n, p in language if "lora_" not in n]
+        if isinstance(self.host, Qwen3VLHost):
+            for connector, trains in ((False, stage.vision == "full"), (True, stage.connector == "full")):
+                used = self.native and (not connector or self.recipe.visual_embeds == "host")
+                tower = [(f"{prefix}model.visual.{n}", p) for n, p in self.host.tower_parameters(connector)]
+                yield trains and used, tower
+        for name in [*self.modules_by_piece, *self.injection.pieces]:
+            yield self.trains(name, stage), [(n, p) for n, p in self.piece_parameters(name)]
+
+    def trains(self, name: str, stage: StageConfig) -> bool:
+        """Whether a stage trains a piece: as vision tower, as connector, or by name."""
+        if self._gives(name, "patch_tokens"):
+            return stage.vision == "full"
+        if self._gives(name, "visual_embeds"):
+            return stage.connector == "full"
+        return any(fnmatch(name, pattern) for pattern in stage.pieces or ())
+
+    def piece_parameters(self, name: str) -> list[tuple[str, nn.Parameter]]:
+        """Parameters of one piece by the names under which they are saved: `lead.gate/08/gate.weight`."""
+        return [(key, value) for key, value in self._piece_items(name, "named_parameters")]
+
+    def piece_buffers(self, name: str) -> list[tuple[str, Tensor]]:
+        return self._piece_items(name, "named_buffers")
+
+    def _piece_items(self, name: str, which: str) -> list[tuple[str, Any]]:
+        if name in self.modules_by_piece:
+            return [(f"{name}/{key}", value) for key, value in getattr(self.modules_by_piece[name], which)()]
+        items, seen = [], set()
+        for index, module in self.injection.pieces[name].items():
+            for key, value in getattr(module, which)():
+                if id(value) not in seen:  # a module shared between layers is saved with the first
+                    seen.add(id(value))
+                    items.append((f"{name}/{index:02d}/{key}", value))
+        return items
+
+    def train(self, mode: bool = True) -> "RRGModel":
+        """Frozen modules stay in evaluation mode: their running statistics and dropout are frozen too."""
+        super().train(mode)
+        if mode and self.stage is not None:
+            for module in self.modules():
+                own = list(module.parameters())
+                if own and not any(parameter.requires_grad for parameter in own):
+                    module.eval()
+        return self
+
+
+def build(
+    recipe: Recipe, *, plugins: Plugins | None = None, weights: bool = True, tokenizer: Any = None
+) -> RRGModel:
+    """Build a recipe's model. weights: False leaves the host's own weights unread, for loading a run's or planning.
+
+    Raises UsageError where a piece of the recipe is not installed.
+    """
+    plugins = plugins or find()
+    absent = [name for name in recipe.pieces if name not in plugins.pieces]
+    if absent:
+        raise UsageError(f"the recipe needs {', '.join(absent)}, not installed here; rrg plugins says what is and why not")
+    registered = {name: plugins.pieces[name] for name in recipe.pieces}
+    host = build_host(recipe.host, lora_of(recipe), weights=weights, tokenizer=tokenizer)
+    return RRGModel(recipe, host, registered)
+
+
+def lora_of(recipe: Recipe) -> LoRA | None:
+    """The adapters that any stage of the recipe trains."""
+    settings = [recipe.pieces[name] for name in recipe.stages]
+    return next((LoRA.model_validate(s["lora"]) for s in settings if s["llm"] == "lora"), None)

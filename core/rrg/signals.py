@@ -1,0 +1,62 @@
+"""The named tensors that pieces exchange. The argument names of a piece's `forward` are these names.
+
+An argument whose name is not in the table belongs to the piece's own method: `expert_embedding` in LEAD's gate is the
+signal `lead.expert_embedding`. Another method's signal is read with two underscores: `lead__expert_embedding`.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Signal:
+    """axes: names from the one axis vocabulary. source: who gives it without a piece. default: core's provider."""
+
+    axes: str
+    meaning: str
+    source: str | None = None  # "data": the study itself; "host": a vision-language host's own tower
+    default: str | None = None  # the core piece that joins when nothing else gives the signal
+    single: bool = False  # only one piece of a composition may give it
+
+
+AXES = {
+    "batch": "studies",
+    "views": "films of one study",
+    "channels": "colour channels of a film",
+    "height": "pixels",
+    "width": "pixels",
+    "patches": "positions of the visual feature maps of all views",
+    "vision": "width of the visual features",
+    "slots": "positions of the visual prefix",
+    "host": "hidden width of the language model",
+    "text": "tokens",
+    "diseases": "the 14 observations",
+    "layers": "decoder layers",
+    "report": "tokens of a report",
+    "key": "width of a retriever's key",
+}
+
+SIGNALS = {
+    "pixel_values": Signal("batch views channels height width", "films, grey values in [0, 1]", source="data"),
+    "view_mask": Signal("batch views", "1 where the study has the film", source="data"),
+    "patch_tokens": Signal("batch patches vision", "last visual feature map", default="core.encoder", single=True),
+    "patch_mask": Signal("batch patches", "1 where the patch belongs to a film", default="core.encoder"),
+    "visual_mean": Signal("batch vision", "mean patch vector of a study", default="core.pool"),
+    "disease_tokens": Signal("batch diseases vision", "one vector per observation"),
+    "disease_logits": Signal("batch diseases", "one logit per observation"),
+    "disease_labels": Signal("batch diseases", "1, 0, -1 uncertain, nan not mentioned", source="data"),
+    "report_tokens": Signal("batch report text", "the report's token vectors, from a text encoder"),
+    "report_mask": Signal("batch report", "1 where the report has a token"),
+    "report_embed": Signal("batch text", "one vector per report, from a text encoder"),
+    "reference_tokens": Signal("batch report text", "a reference report's token vectors"),
+    "phrase_tokens": Signal("batch report text", "key phrases' token vectors"),
+    "visual_embeds": Signal("batch slots host", "the visual prefix", default="core.connector", single=True),
+    "visual_mask": Signal("batch slots", "1 where the prefix holds something", default="core.connector"),
+    "hidden": Signal("batch text host", "a decoder layer's hidden states", source="host"),
+}
+
+
+def signal_of(argument: str, method: str) -> str:
+    """The signal that an argument of a piece of `method` names."""
+    if "__" in argument:
+        return argument.replace("__", ".", 1)
+    return argument if argument in SIGNALS else f"{method}.{argument}"
