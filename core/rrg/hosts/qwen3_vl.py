@@ -50,8 +50,13 @@ class Qwen3VLHost(TextHost):
         """Run the tower on the films that there are.
 
         pixel_values: (batch views channels height width) in [0, 1]. Gives patch_tokens (batch patches vision) before
-        merging, patch_mask (batch patches), and the tower's own output for the language model.
+        merging, patch_mask (batch patches), and the tower's own output for the language model. On the meta device, where
+        positions cannot be computed, shapes alone.
         """
+        if pixel_values.is_meta:
+            batch, patches = pixel_values.shape[0], pixel_values.shape[1] * self.grid(pixel_values.shape[-1]) ** 2
+            shape = torch.empty(batch, patches, self.vision, device="meta")
+            return shape, torch.ones(batch, patches, dtype=torch.bool, device="meta"), None
         patches, grid = self.patchify(pixel_values[view_mask])
         out = self.model.model.get_image_features(patches.to(self.tower.dtype), grid)
         batch, views = view_mask.shape

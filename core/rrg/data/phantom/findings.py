@@ -58,7 +58,7 @@ def sample_findings(rng: np.random.Generator) -> list[Finding]:
     if rng.random() > 0.22:
         diseases = [o for o in OBSERVATIONS if o not in ("No Finding", "Support Devices")]
         chosen = [
-            str(o) for o in rng.choice(diseases, rng.choice([1, 2, 3, 4], p=[0.2, 0.35, 0.28, 0.17]), replace=False)
+            str(o) for o in rng.choice(diseases, rng.choice([1, 2, 3, 4], p=[0.17, 0.34, 0.3, 0.19]), replace=False)
         ]
     sides = {zone: list(rng.permutation(["right", "left"])) for zone in ("apex", "base")}
     lobes = list(rng.permutation(list(LOBES)))

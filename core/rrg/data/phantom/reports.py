@@ -155,6 +155,7 @@ ABSENT: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {  # system: senten
         ("There is no evidence of pneumonia.", ("Pneumonia",)),
         ("No consolidation or pulmonary edema is seen.", ("Consolidation", "Edema")),
         ("No pulmonary nodule or mass.", ("Lung Lesion",)),
+        ("No atelectasis is seen.", ("Atelectasis",)),
         ("No focal opacity is seen.", ("Lung Opacity",)),
         ("The lungs are clear.", ()),
         ("Both lungs are clear.", ()),
@@ -163,6 +164,7 @@ ABSENT: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {  # system: senten
         ("No pleural effusion or pneumothorax.", ("Pleural Effusion", "Pneumothorax")),
         ("There is no pleural effusion.", ("Pleural Effusion",)),
         ("There is no pneumothorax.", ("Pneumothorax",)),
+        ("No pleural thickening.", ("Pleural Other",)),
         ("No pneumothorax or pleural effusion is seen.", ("Pleural Effusion", "Pneumothorax")),
     ),
     "bones": (
@@ -200,12 +202,13 @@ def write_report(findings: Sequence[Finding], rng: np.random.Generator) -> Repor
                     said[system].append(_fill(str(rng.choice(templates)), finding))
     if devices := [finding for finding in findings if finding.observation == "Support Devices"]:
         said["devices"] = [_sentence(" and ".join(_fill(DEVICES[d.place], d) for d in devices))]
-    room = int(rng.integers(3, 6)) - sum(map(len, said.values()))
-    for system in rng.permutation([s for s in SYSTEMS if ABSENT[s]])[: max(room, 1)]:
-        said[system].append(_negate(str(system), labels, rng))
+    wanted = max(int(rng.integers(3, 6)), 1 + sum(map(len, said.values())))
+    for system in rng.permutation([s for s in SYSTEMS if ABSENT[s]]):
+        if sum(map(len, said.values())) < wanted and (sentence := _negate(str(system), labels, rng)):
+            said[system].append(sentence)
     labels["No Finding"] = 1.0 if all(f.observation == "Support Devices" for f in findings) else None
     order = ORDERS[rng.integers(len(ORDERS))]
-    text = " ".join(sentence for system in order for sentence in said[system] if sentence)
+    text = " ".join(sentence for system in order for sentence in said[system])
     return Report(text, _impression(findings), str(rng.choice(INDICATIONS)), labels)
 
 

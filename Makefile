@@ -1,0 +1,40 @@
+# The menu. `make demo` and `make test` need Python 3.11+ and make; both install into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo test test-all lint format clean
+
+help:  ## show this menu
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+install: $(INSTALLED)  ## fill .venv (nothing to do the second time)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rrg needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 torchvision==0.28.0 -e '.[test]'
+	touch $@
+
+demo: install  ## phantom data, lead+dmsr trained, generated and scored, in minutes on 2 cores
+	test -e data/phantom || $(BIN)/rrg data phantom data/phantom
+	$(BIN)/rrg run lead+dmsr --data data/phantom --out runs/demo $(if $(wildcard runs/demo/recipe.toml),--resume)
+
+test: install lint  ## lint, types, and the tests that take seconds
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-all: install lint  ## everything, GPU tests where there is one
+	$(BIN)/pytest
+
+lint: install  ## ruff, ruff format, mypy on core/
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## let ruff rewrite
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what tools left behind; data/ and runs/ stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
