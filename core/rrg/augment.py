@@ -25,4 +25,4 @@ def augment(pixel_values: Tensor, strength: float) -> Tensor:
     moved = F.grid_sample(films, grid.to(films.dtype), padding_mode="border", align_corners=False)
     gamma, gain = torch.exp(uniform(0.3)), 1 + uniform(0.3)
     exposed = moved.clamp(min=1e-4) ** gamma[:, None, None, None] * gain[:, None, None, None]
-    return exposed.clamp(0, 1).unflatten(0, (batch, views))
+    return exposed.clamp(0, 1).view(batch, views, *films.shape[1:])

@@ -41,8 +41,25 @@ class Studies(Dataset):
         return Item(study, np.stack(films))
 
 
+def collate(items: Sequence[Item]) -> dict[str, Tensor]:
+    """pixel_values (batch views channels height width), view_mask (batch views), disease_labels (batch diseases)."""
+    views, size = max(len(item.films) for item in items), items[0].films.shape[-1]
+    pixels = torch.zeros(len(items), views, 1, size, size)
+    mask = torch.zeros(len(items), views, dtype=torch.bool)
+    for row, item in enumerate(items):
+        pixels[row, : len(item.films), 0] = torch.from_numpy(item.films)
+        mask[row, : len(item.films)] = True
+    return {"pixel_values": pixels, "view_mask": mask, "disease_labels": disease_labels([item.study for item in items])}
+
+
+def disease_labels(studies: Sequence[Study]) -> Tensor:
+    """(batch diseases) 1, 0, -1 uncertain, nan not mentioned."""
+    rows = [[study.labels.get(name) for name in OBSERVATIONS] for study in studies]
+    return torch.tensor([[float("nan") if value is None else float(value) for value in row] for row in rows])
+
+
 class Prompt:
-    """The recipe's prompt in tokens of the host."""
+    """The recipe's prompt and the reports, in tokens of the host."""
 
     def __init__(self, recipe: Recipe, host: TextHost) -> None:
         self.recipe, self.tokenizer = recipe, host.tokenizer
@@ -72,60 +89,41 @@ class Prompt:
         ids = self.tokenizer(text, add_special_tokens=False).input_ids[: self.recipe.text.report]
         return [*ids, self.tokenizer.eos_token_id]
 
+    def batch(self, items: Sequence[Item], exemplars: Mapping[str, str] | None, *, learn: bool) -> dict[str, Tensor]:
+        """before_ids (tokens), input_ids and attention_mask (batch text), and labels (batch text) where learning.
 
-class Collator:
-    """Make a batch of items.
-
-    exemplars: report text by study id, where retrieved reports stand in the prompt.
-    learn: whether the report follows the prompt, padded right, with labels; else the prompt alone, padded left.
-    """
-
-    def __init__(self, prompt: Prompt, *, learn: bool, exemplars: Mapping[str, str] | None = None) -> None:
-        self.prompt, self.learn, self.exemplars = prompt, learn, exemplars
-
-    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """pixel_values (batch views channels height width), view_mask (batch views), disease_labels (batch diseases),
-        before_ids (tokens), input_ids and attention_mask (batch text), and labels (batch text) where learning.
+        exemplars: report text by study id. learn: the report follows the prompt, padded right; else the prompt alone,
+        padded left.
         """
-        views = max(len(item.films) for item in items)
-        size = items[0].films.shape[-1]
-        pixels = torch.zeros(len(items), views, 1, size, size)
-        mask = torch.zeros(len(items), views, dtype=torch.bool)
         before: list[int] = []
         rows, labels = [], []
-        for row, item in enumerate(items):
-            pixels[row, : len(item.films), 0] = torch.from_numpy(item.films)
-            mask[row, : len(item.films)] = True
-            exemplar = self.exemplars.get(item.study.id) if self.exemplars is not None else None
-            before, after = self.prompt.ids(len(item.films), exemplar)
-            report = self.prompt.report(item.study.findings) if self.learn else []
-            rows.append([*after, *report])
-            labels.append([*[-100] * len(after), *report])
-        batch = {
-            "pixel_values": pixels,
-            "view_mask": mask,
-            "disease_labels": disease_labels([item.study for item in items]),
-            "before_ids": torch.tensor(before, dtype=torch.long),
-            **self._pad(rows),
-        }
-        if self.learn:
-            width = batch["input_ids"].shape[1]
-            batch["labels"] = torch.tensor([row + [-100] * (width - len(row)) for row in labels])
-        return batch
-
-    def _pad(self, rows: list[list[int]]) -> dict[str, Tensor]:
-        tokenizer: Any = self.prompt.tokenizer
+        for item in items:
+            before, after = self.ids(len(item.films), (exemplars or {}).get(item.study.id))
+            report = self.report(item.study.findings) if learn else []
+            rows.append(after + report)
+            labels.append([-100] * len(after) + report)
+        tokenizer: Any = self.tokenizer
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), pad, dtype=torch.long)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for i, row in enumerate(rows):
-            where = slice(0, len(row)) if self.learn else slice(width - len(row), width)
-            ids[i, where], mask[i, where] = torch.tensor(row, dtype=torch.long), 1
-        return {"input_ids": ids, "attention_mask": mask}
+        batch = {
+            "before_ids": torch.tensor(before, dtype=torch.long),
+            "input_ids": _padded(rows, pad, right=learn),
+            "attention_mask": _padded([[1] * len(row) for row in rows], 0, right=learn),
+        }
+        return batch | {"labels": _padded(labels, -100, right=True)} if learn else batch
 
 
-def disease_labels(studies: Sequence[Study]) -> Tensor:
-    """(batch diseases) 1, 0, -1 uncertain, nan not mentioned."""
-    rows = [[study.labels.get(name) for name in OBSERVATIONS] for study in studies]
-    return torch.tensor([[float("nan") if value is None else float(value) for value in row] for row in rows])
+def _padded(rows: Sequence[list[int]], value: int, *, right: bool) -> Tensor:
+    width = max(map(len, rows))
+    fills = [[value] * (width - len(row)) for row in rows]
+    whole = [row + fill if right else fill + row for row, fill in zip(rows, fills, strict=True)]
+    return torch.tensor(whole, dtype=torch.long)
+
+
+class Collator:
+    """A training batch of studies: films, prompts and reports. exemplars: the retrieved report by study id."""
+
+    def __init__(self, prompt: Prompt, exemplars: Mapping[str, str] | None = None) -> None:
+        self.prompt, self.exemplars = prompt, exemplars
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        return collate(items) | self.prompt.batch(items, self.exemplars, learn=True)

@@ -1,22 +1,24 @@
 """Resolve an expression to a recipe, or report everything that is wrong with it at once."""
 
-import tomllib
+import json
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from rrg import __version__, grammar, resolve
 from rrg import plugins as plugins_module
-from rrg.config import STAGE_DEFAULTS, GenerationConfig, HostConfig, ImageConfig, TextConfig
+from rrg.config import GenerationConfig, HostConfig, ImageConfig, StageConfig, TextConfig
 from rrg.contract import Contract, contract_of
 from rrg.errors import RRGError, UsageError
 from rrg.hosts.names import host_preset
 from rrg.pieces import Registered
 from rrg.plugins import Plugins
-from rrg.recipe import Recipe, validation_problems
+from rrg.recipe import Recipe
 from rrg.registry import registry
+from rrg.settings import Settings
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "host": HostConfig,
@@ -27,6 +29,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 HOST_GIVES = {"text": (), "qwen3-vl": ("patch_tokens", "patch_mask", "visual_embeds")}
 # Encoders and connectors run in the order of their wires; the rest follows, stages last.
 RANK = {"encoder": 0, "connector": 0, "injector": 1, "loss": 2, "retriever": 3, "stage": 4}
+PACKAGES = ("torch", "transformers", "peft", "timm")
 
 
 def compose(
@@ -41,54 +44,68 @@ def compose(
 ) -> Recipe:
     """Compose pieces into a recipe.
 
-    expression: terms joined by +; may be left out where `start` is given, whose own is taken then.
+    expression: terms joined by +; may be left out where `start` is given, whose own is taken then, with what it drops.
     host: a name of registry.toml, a hub id or a local folder; `start`'s or `tiny` where absent.
     settings: values by dotted name: piece.field, host.field, image.field, text.field, generation.field, seed, or
         stages.field for every stage.
     drop: pieces to leave out.
     wire: `reader.signal` to the provider that shall feed it.
-    start: a recipe to begin from. Under another host its stages' settings are not taken: they were that host's.
+    start: a recipe to begin from. Under another host its stages, image and text settings, chosen for the earlier host,
+        are not taken.
 
     Raises UsageError with every problem found and the commands that settle them.
     """
-    if expression is None:
-        if start is None:
-            raise UsageError("nothing to compose: give an expression such as lead+dmsr, or --from recipe.toml")
+    if expression is None and start is None:
+        raise UsageError("nothing to compose: give an expression such as lead+dmsr, or --from recipe.toml")
+    earlier_drop = start.drop if start is not None and expression is None else []
+    if expression is None and start is not None:
         expression = start.expression
-    host = host or (start.host.name if start else "tiny")
-    composer = _Composer(plugins or plugins_module.find())
-    composer.choose(expression, set(drop))
-    preset = composer.host(host)
-    composer.connect(preset["host"]["kind"], {**(start.wire if start else {})}, dict(wire or {}), set(drop))
-    composer.check_stages(set(drop))
-    tree = composer.settings(preset, start, settings or {})
+    assert expression is not None
+    composer = _Composer(plugins or plugins_module.find(), {*drop, *earlier_drop})
+    composer.choose(expression)
+    preset = composer.host(host or (start.host.name if start else "tiny"))
+    composer.connect(preset["host"]["kind"], start.wire if start else {}, wire or {})
+    composer.add_stages(start, settings or {})
+    composer.check_drops(set(drop))
+    found = composer.settings(preset, start, settings or {})
     if composer.problems:
         raise UsageError(f"cannot compose {expression!r}", list(dict.fromkeys(composer.problems)))
     return Recipe(
         expression=expression,
-        seed=tree.pop("seed", 0),
-        stages=[name for name in composer.order if composer.chosen[name].kind == "stage"],
+        drop=sorted(composer.dropped),
+        seed=composer.seed,
+        stages=composer.stages,
         wire=composer.wires,
         visual_embeds=composer.visual_embeds,
-        pieces={name: tree[name].model_dump(mode="json") for name in composer.order},
+        pieces={name: found[name].model_dump(mode="json", exclude_none=True) for name in composer.order},
         versions=_versions(composer.order, composer.plugins),
-        **{section: tree[section] for section in SECTIONS},
+        **{section: found[section] for section in SECTIONS},  # type: ignore[arg-type]
     )
 
 
 class _Composer:
     """The steps of `compose`; each adds to `problems` and goes on as far as it can."""
 
-    def __init__(self, plugins: Plugins) -> None:
-        self.plugins = plugins
+    def __init__(self, plugins: Plugins, drop: set[str]) -> None:
+        self.plugins, self.drop = plugins, drop
         self.problems: list[str] = []
         self.chosen: dict[str, Registered] = {}
         self.contracts: dict[str, Contract] = {}
+        self.dropped: set[str] = set()  # of `drop`, what the composition would have had
+        self.failed: set[str] = set()  # pieces that cannot be read
         self.wires: dict[str, str] = {}
         self.order: list[str] = []
         self.visual_embeds = "host"
+        self.seed = 0
 
-    def choose(self, expression: str, drop: set[str]) -> None:
+    @property
+    def stages(self) -> list[str]:
+        return self._of_kind("stage")
+
+    def _of_kind(self, kind: str) -> list[str]:
+        return [name for name, piece in self.chosen.items() if piece.kind == kind]
+
+    def choose(self, expression: str) -> None:
         """Resolve the terms to pieces, less the dropped ones."""
         brought: dict[str, str] = {}
         for term in grammar.parse(expression):
@@ -98,27 +115,23 @@ class _Composer:
                 if isinstance(answer, str):
                     self.problems.append(answer)
                     continue
-                for piece in answer:
-                    if piece.name in brought:
-                        self.problems.append(f"{piece.name} comes twice, with {brought[piece.name]} and with {term}; "
-                                             "give it once")
-                    brought[piece.name] = term
-                    self.chosen[piece.name] = piece
-        for name in sorted(drop):
-            if name not in self.chosen and not name.startswith("core."):
-                self.problems.append(f"--drop {name}: not in this composition{resolve.did_you_mean(name, self.chosen)}")
-            self.chosen.pop(name, None)
-        self._read_contracts()
+                twice = [piece.name for piece in answer if piece.name in brought]
+                self.problems += [f"{n} comes twice, with {brought[n]} and with {term}; give it once" for n in twice]
+                brought |= {piece.name: term for piece in answer}
+                self._add(piece.name for piece in answer)
 
-    def _read_contracts(self) -> None:
-        for name, piece in list(self.chosen.items()):
-            if name in self.contracts:
-                continue
-            try:
-                self.contracts[name] = contract_of(piece)
-            except RRGError as error:
-                self.problems.append(error.message)
-                del self.chosen[name]
+    def _add(self, names: Iterable[str]) -> None:
+        """Take installed pieces into the composition, unless they are to be dropped or cannot be read."""
+        for name in names:
+            if name in self.drop:
+                self.dropped.add(name)
+            elif name not in self.chosen and name not in self.failed:
+                try:
+                    self.contracts[name] = contract_of(self.plugins.pieces[name])
+                    self.chosen[name] = self.plugins.pieces[name]
+                except RRGError as error:
+                    self.failed.add(name)
+                    self.problems.append(error.message)
 
     def host(self, name: str) -> dict[str, Any]:
         try:
@@ -127,172 +140,128 @@ class _Composer:
             self.problems.append(error.message)
             return host_preset("tiny")
 
-    def connect(self, kind: str, earlier: dict[str, str], wire: dict[str, str], drop: set[str]) -> None:
+    def connect(self, kind: str, earlier: Mapping[str, str], wire: Mapping[str, str]) -> None:
         """Add core's defaults where nothing gives a signal, then wire every reader and order the pieces."""
         given = {port.signal for contract in self.contracts.values() for port in contract.gives}
         # An encoder of the composition replaces the host's own tower, and with it all that stands on the tower.
         host_gives = () if "patch_tokens" in given else HOST_GIVES[kind]
-        wiring = resolve.Wiring(self.contracts, host_gives, wire)
-        self.problems += wiring.single_problems()
-        while missing := [name for name in wiring.missing_defaults() if name not in drop]:
-            self.chosen |= {name: self.plugins.pieces[name] for name in missing}
-            self._read_contracts()
-            wiring = resolve.Wiring(self.contracts, host_gives, wire)
-        if not wiring.providers.get("visual_embeds"):
-            self.problems.append("the language model reads visual_embeds, and no piece gives it; add a connector")
-        else:  # a connector of the composition replaces the host's
+        while True:
+            wiring = resolve.Wiring(self.contracts, host_gives, {})
+            missing = set(wiring.missing_defaults()) - self.dropped - self.failed
+            if not missing:
+                break
+            self._add(name for name in wiring.missing_defaults() if name in missing)
+        for signal, claimants in wiring.rivals().items():
+            self.problems.append(f"{signal} is given by {' and '.join(claimants)}; only one can: {_settle(claimants)}")
+        if wiring.providers.get("visual_embeds"):  # a connector of the composition replaces the host's
             self.visual_embeds = wiring.providers["visual_embeds"][-1]
-        retrievers = [name for name, piece in self.chosen.items() if piece.kind == "retriever"]
+        else:
+            self.problems.append("the language model reads visual_embeds, and no piece gives it; add a connector")
+        retrievers = self._of_kind("retriever")
         if len(retrievers) > 1:
-            settle = " or ".join(f"--drop {name}" for name in retrievers)
-            self.problems.append(f"{' and '.join(retrievers)} both answer exemplars; settle it with {settle}")
-        wiring.chosen = {k: v for k, v in earlier.items() if wiring.is_open(k, v)} | wire
+            self.problems.append(f"{' and '.join(retrievers)} answer exemplars; only one can: {_settle(retrievers)}")
+        wiring.chosen = {k: v for k, v in earlier.items() if wiring.is_open(k, v)}
+        wiring.chosen |= {wiring.canonical(k): v for k, v in wire.items()}
         self.wires, problems = wiring.wire()
-        self.problems += [problem + self._hint(problem) for problem in problems]
+        self.problems += problems
+        if not self.failed:  # what a broken piece would have given is not missed again
+            self.problems += [self._unfed(reader, signal) for reader, signal in wiring.unfed]
         self.order, circle = wiring.order(self.wires)
         self.problems += circle
-        self._add_stages(drop, bool(retrievers))
-        self.order.sort(key=lambda name: RANK[self.chosen[name].kind])
 
-    def _hint(self, problem: str) -> str:
-        """Installed pieces outside the composition that would give a signal that nobody gives."""
-        if not problem.endswith(resolve.NOBODY):
-            return ""
-        signal = problem.removesuffix(resolve.NOBODY).rpartition(" ")[2]
+    def _unfed(self, reader: str, signal: str) -> str:
+        """A signal that nobody gives, and the installed pieces that would."""
         givers = []
         for name, piece in self.plugins.pieces.items():
-            if name not in self.chosen and piece.kind in ("encoder", "connector"):
+            if piece.kind in ("encoder", "connector") and name not in self.chosen:
                 try:
                     givers += [name for port in contract_of(piece).gives if port.signal == signal]
                 except RRGError:  # a piece that cannot be read is no help here
                     continue
-        return f"; add one that does: {' or '.join('+' + giver for giver in givers)}" if givers else ""
+        back = [f"keeping {name}" if name in self.dropped else f"adding +{name}" for name in givers]
+        options = " or by ".join([*back, f"--drop {reader}"])
+        return f"{reader} reads {signal}, and no piece of this composition gives it; settle it by {options}"
 
-    def _add_stages(self, drop: set[str], retriever: bool) -> None:
-        kinds = {name: piece.kind for name, piece in self.chosen.items()}
-        wanted = [] if "stage" in kinds.values() else ["core.train"]
-        reads = any(self.contracts[n].config.model_fields["exemplars"].default for n, k in kinds.items() if k == "stage")
-        if retriever and not reads:
-            wanted.append("core.exemplars")
-        for name in wanted:
-            if name not in drop and name not in self.chosen:
-                self.chosen[name] = self.plugins.pieces[name]
-                self._read_contracts()
-                self.order.append(name)
+    def add_stages(self, start: Recipe | None, given: Mapping[str, Any]) -> None:
+        """Core's stages where the methods bring none, or none that shows the retriever's exemplars."""
 
-    def check_stages(self, drop: set[str]) -> None:
-        if not any(piece.kind == "stage" for piece in self.chosen.values()):
-            self.problems.append(f"no stage is left to train{' (--drop core.train)' if 'core.train' in drop else ''}")
+        def shows(name: str) -> bool:
+            field = self.contracts[name].config.model_fields["exemplars"]
+            earlier = start.pieces.get(name, {}).get("exemplars") if start else None
+            return bool(given.get(f"{name}.exemplars", field.default if earlier is None else earlier))
 
-    def settings(self, preset: dict[str, Any], start: Recipe | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.stages:
+            self._add(["core.train"])
+        if self._of_kind("retriever") and not any(shows(name) for name in self.stages):
+            self._add(["core.exemplars"])
+        if not self.stages and not self.failed:
+            self.problems.append("no stage is left to train; drop one stage less")
+        self.order = [name for name in self.order if name not in self.stages] + self.stages
+        self.order.sort(key=lambda name: RANK[self.chosen[name].kind])
+
+    def check_drops(self, asked: set[str]) -> None:
+        for name in sorted(asked - self.dropped):
+            self.problems.append(f"--drop {name}: not in this composition{resolve.did_you_mean(name, self.chosen)}")
+
+    def settings(self, preset: dict[str, Any], start: Recipe | None, given: Mapping[str, Any]) -> dict[str, BaseModel]:
         """Validated settings by section and piece: defaults, then the host's, then `start`'s, then those given."""
-        stages = [name for name in self.order if self.chosen[name].kind == "stage"]
-        tree: dict[str, Any] = {name: {} for name in [*SECTIONS, *self.order]}
-        tree["host"].update(preset["host"])
+        tree = Settings({**SECTIONS, **{name: self.contracts[name].config for name in self.order}}, self.stages)
+        tree.values["host"] |= preset["host"]
         for key, value in preset["set"].items():
-            self._assign(tree, key, value, stages, quiet=True)
+            tree.assign(key, value, quiet=True)
         if start:
+            tree.seed = start.seed
             same_host = start.host.name == preset["host"]["name"]
             for name, values in start.pieces.items():
-                if name in self.chosen and (same_host or name not in stages):
-                    tree[name] = dict(values)
-            for section in SECTIONS:
-                if same_host or section == "generation":
-                    tree[section] = getattr(start, section).model_dump(mode="json")
-            tree["seed"] = start.seed
+                if name in self.chosen and (same_host or name not in self.stages):
+                    tree.values[name] = dict(values)
+            for section in SECTIONS if same_host else ("generation",):
+                tree.values[section] = getattr(start, section).model_dump(mode="json")
         for key, value in given.items():
-            self._assign(tree, key, value, stages)
-        validated: dict[str, Any] = {"seed": tree.get("seed", 0)}
-        before: dict[str, Any] = dict(STAGE_DEFAULTS)
-        for name in [*SECTIONS, *self.order]:
-            model = SECTIONS.get(name) or self.contracts[name].config
-            try:
-                validated[name] = model.model_validate(tree[name])
-                if name in stages:
-                    validated[name], before = self._inherit(name, validated[name], before)
-            except ValidationError as error:
-                self.problems += validation_problems(error, prefix=name)
-        if not isinstance(validated["seed"], int) or validated["seed"] < 0:
-            self.problems.append(f"seed: expected a whole number from 0, given {validated['seed']!r}")
-        return validated
+            tree.assign(key, value)
+        found = tree.validated()
+        self.problems += tree.problems
+        self.seed = tree.seed
+        for name, stage in tree.stated.items():
+            self._check_stage(name, stage)
+        return found
 
-    def _inherit(self, name: str, stage: Any, before: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        values = stage.model_dump()
-        filled = values | {field: before.get(field) for field, value in values.items() if value is None}
-        if before.get("lora") and filled["lora"] != before["lora"]:
-            self.problems.append(f"{name}.lora differs from the stage before; adapters keep one shape: set both alike")
-        if filled["llm"] == "lora" and not filled["lora"]:
-            filled["lora"] = {}
-        stage = type(stage).model_validate(filled)
-        return stage, before | {k: v for k, v in stage.model_dump().items() if v is not None}
+    def _check_stage(self, name: str, stage: StageConfig) -> None:
+        """A stage's patterns must match something. Dropping a piece takes its name out of them by itself."""
+        pieces = [p for p in self.chosen if p not in self.stages and not self._has_own_setting(p)]
+        losses = self._of_kind("loss")
+        gone = [*self.dropped, *self.failed]
+        for field, patterns, names in (("pieces", stage.pieces or [], pieces), ("losses", stage.losses, losses)):
+            absent = [p for p in patterns if p != "*" and not any(fnmatch(n, p) for n in [*names, *gone])]
+            if absent:
+                left = json.dumps([pattern for pattern in patterns if pattern not in absent])
+                there = f"there are {', '.join(names)}" if names else "there are none"
+                self.problems.append(
+                    f"{name}.{field}: {' and '.join(absent)} matches nothing of this composition ({there}); "
+                    f"settle it with --set '{name}.{field}={left}'"
+                )
+        if stage.exemplars and not self._of_kind("retriever") and not self.failed:
+            retrievers = [n for n, piece in self.plugins.pieces.items() if piece.kind == "retriever"]
+            options = " or by ".join([*(f"adding +{n}" for n in retrievers), f"--set {name}.exemplars=false"])
+            self.problems.append(f"{name} shows exemplars, and no retriever answers them; settle it by {options}")
 
-    def _assign(self, tree: dict[str, Any], key: str, value: Any, stages: list[str], quiet: bool = False) -> None:
-        """Put one dotted setting where it belongs. quiet: a host's preset may name pieces that are not here."""
-        parts = key.split(".")
-        if parts == ["seed"]:
-            tree["seed"] = value
-            return
-        if parts[0] == "stages" and len(parts) > 1:
-            for stage in stages:
-                self._assign(tree, f"{stage}.{'.'.join(parts[1:])}", value, stages, quiet)
-            return
-        target = parts[0] if parts[0] in SECTIONS else ".".join(parts[:2])
-        path = parts[1:] if parts[0] in SECTIONS else parts[2:]
-        if target not in tree or not path:
-            if not quiet:
-                names = [f"{name}." for name in tree if name != "seed"]
-                hint = resolve.did_you_mean(key, [f"{n}{f}" for n in tree if n != "seed" for f in self._fields(n)])
-                self.problems.append(f"--set {key}: no such setting{hint or f'; settings begin with {chr(32).join(names)}'}")
-            return
-        model: Any = SECTIONS.get(target) or self.contracts[target].config
-        node = tree[target]
-        for depth, part in enumerate(path):
-            fields = getattr(model, "model_fields", None)
-            if fields is not None and part not in fields:
-                known = ", ".join(fields)
-                self.problems.append(f"--set {key}: {target} has no setting {part}"
-                                     f"{resolve.did_you_mean(part, fields)} (settings: {known})")
-                return
-            if depth == len(path) - 1:
-                node[part] = value
-                return
-            model = _inner_model(fields[part].annotation) if fields else None
-            node[part] = dict(node.get(part) or {})
-            node = node[part]
-
-    def _fields(self, name: str) -> list[str]:
-        return list((SECTIONS.get(name) or self.contracts[name].config).model_fields)
+    def _has_own_setting(self, name: str) -> bool:
+        """Whether a stage trains the piece by its fields `vision` or `connector`, not by its name."""
+        return any(port.signal in ("patch_tokens", "visual_embeds") for port in self.contracts[name].gives)
 
 
-def _inner_model(annotation: Any) -> Any:
-    """The pydantic model within an annotation such as `LoRA | None`; None for a plain dict."""
-    options = [annotation, *getattr(annotation, "__args__", ())]
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-
-
-def parse_setting(text: str, option: str = "--set") -> tuple[str, Any]:
-    """`key=VALUE` with VALUE in TOML (3, 0.5, true, "text", [1, 2]); a bare word is text.
-
-    Raises UsageError where there is no `=`.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UsageError(f"{option} {text}: expected name=value, such as {option} lead.gate.fusion=add")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    return key.strip(), parsed
+def _settle(names: list[str]) -> str:
+    return f"settle it with {' or '.join(f'--drop {name}' for name in names)}"
 
 
 def _versions(pieces: list[str], plugins: Plugins) -> dict[str, str]:
     versions = {"rrg-compose": __version__}
-    for package in ("torch", "transformers", "peft"):
+    for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
     for name in pieces:
-        distribution, _, number = plugins.version_of(name).rpartition(" ")
-        versions.setdefault(distribution, number)
+        plugin = plugins.plugin_of(name)
+        versions.setdefault(plugin.distribution, plugin.version)
     return versions

@@ -3,15 +3,15 @@
 A field whose paper is silent says "not stated in the paper" in its description; `rrg compose --json` prints them all.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class PieceConfig(BaseModel):
-    """Base of every piece's settings: unknown keys and wrong types are errors, defaults are checked too."""
+    """Base of every piece's settings: unknown keys, wrong types, nan and infinity are errors, in defaults too."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class InjectorConfig(PieceConfig):
@@ -43,7 +43,7 @@ class StageConfig(PieceConfig):
     llm: Literal["frozen", "lora", "full"] | None = Field(None, description="how the language model trains")
     pieces: list[str] | None = Field(None, description="names or patterns (lead.*) of all other pieces that train")
     lora: LoRA | None = Field(None, description="adapters where llm = lora; the same in every stage")
-    losses: list[str] = Field(["*"], description="patterns over the composition's losses that take part")
+    losses: list[str] = Field(["*"], description="names or patterns of the losses that take part")
     exemplars: bool = Field(False, description="whether retrieved reports stand in the prompt")
     epochs: float | None = Field(None, gt=0, description="passes over the training split")
     max_steps: int = Field(-1, description="stop after this many optimizer steps; -1: by epochs")
@@ -78,7 +78,9 @@ class HostConfig(PieceConfig):
     """The language model."""
 
     name: str = Field(description="a name of registry.toml, a hub id or a local folder")
-    kind: Literal["text", "qwen3-vl"] = Field(description="text: reads a visual prefix; qwen3-vl: has its own vision tower")
+    kind: Literal["text", "qwen3-vl"] = Field(
+        description="text: reads a visual prefix; qwen3-vl: has its own vision tower"
+    )
     source: str = Field("", description="hub id or folder of the weights; empty: built at random")
     config: dict[str, object] = Field({}, description="fields of the model's configuration to change")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -87,6 +89,20 @@ class HostConfig(PieceConfig):
     prompt: str = Field(description="what the model reads; {visual} and {exemplar} are filled in")
     film: str = Field("{film}", description="how one film stands within {visual}, for hosts with a vision tower")
     exemplar: str = Field(description="how a retrieved report stands within {exemplar}")
+
+    @model_validator(mode="after")
+    def _holds_places(self) -> Self:
+        for field, place in (
+            ("prompt", "{visual}"),
+            ("prompt", "{exemplar}"),
+            ("film", "{film}"),
+            ("exemplar", "{exemplar}"),
+        ):
+            if getattr(self, field).count(place) != 1:
+                raise ValueError(f"{field} must hold {place} once, given {getattr(self, field)!r}")
+        if self.prompt.index("{exemplar}") < self.prompt.index("{visual}"):
+            raise ValueError("prompt must hold {exemplar} after {visual}")
+        return self
 
 
 class ImageConfig(PieceConfig):

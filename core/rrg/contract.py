@@ -2,118 +2,166 @@
 
 import inspect
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
-from rrg.config import PieceConfig
+from pydantic import ValidationError
+
+from rrg.config import InjectorConfig, LossConfig, PieceConfig, StageConfig
 from rrg.errors import UsageError
 from rrg.pieces import Registered
 from rrg.signals import AXES, SIGNALS, signal_of
 
+CONFIGS: dict[str, type[PieceConfig]] = {"injector": InjectorConfig, "loss": LossConfig, "stage": StageConfig}
+# Kinds whose result is one tensor rather than named signals, and its axes.
+RESULTS = {"injector": SIGNALS["hidden"].axes, "loss": "", "retriever": "batch key"}
+
 
 @dataclass(frozen=True)
 class Port:
-    """One named tensor at a piece: its axes as annotated, and whether the piece does without it."""
+    """One named tensor at a piece: its type and axes as annotated, and whether the piece does without it."""
 
     argument: str
     signal: str
     axes: str
+    dtype: str
     optional: bool = False
 
 
 @dataclass(frozen=True)
 class Contract:
-    """reads: signals by argument. gives: signals by field. prepared: what an injector computes once per request."""
+    """reads: signals by argument. gives: signals by field. config: the schema of the piece's settings."""
 
     reads: tuple[Port, ...]
     gives: tuple[Port, ...]
-    prepared: tuple[str, ...]
     config: type[PieceConfig]
 
 
 def contract_of(piece: Registered) -> Contract:
     """Read a piece's contract.
 
-    Raises UsageError where an argument has no annotation, a result is not named, or axes contradict the signal table.
+    Raises UsageError where the class cannot be loaded or built as its kind is, an argument or the result is not
+    annotated, or axes or types contradict the signal table.
     """
-    config = _config_of(piece)
+    reader = _Reader(piece)
+    config = reader.config()
     if piece.kind == "stage":
-        return Contract((), (), (), config)
-    hints = _hints(piece, piece.cls.forward)
-    prepared: tuple[Port, ...] = ()
-    reads: list[Port] = []
-    if piece.kind == "injector" and hasattr(piece.cls, "prepare"):
-        of_prepare = _hints(piece, piece.cls.prepare)
-        prepared = _fields(piece, of_prepare.pop("return", None))
-        reads += _arguments(piece, piece.cls.prepare, of_prepare)
-    given = {port.argument for port in prepared}
-    result = hints.pop("return", None)
-    local = {name: hint for name, hint in hints.items() if name not in given and name != "hidden"}
-    reads += [port for port in _arguments(piece, piece.cls.forward, local) if port not in reads]
-    gives = _fields(piece, result) if piece.kind in ("encoder", "connector") else ()
-    for port in (*reads, *gives):
-        _check_axes(piece, port)
-    return Contract(tuple(reads), gives, tuple(given), config)
-
-
-def _config_of(piece: Registered) -> type[PieceConfig]:
-    if piece.kind == "stage":
-        config: Any = piece.cls
+        return Contract((), (), config)
+    if piece.kind in RESULTS:
+        reader.check_result()
+        gives: tuple[Port, ...] = ()
     else:
-        config = _hints(piece, piece.cls.__init__).get("config")
-    if not (inspect.isclass(config) and issubclass(config, PieceConfig)):
-        raise UsageError(f"piece {piece.name}: annotate `config` of its __init__ with a subclass of rrg.PieceConfig")
-    return config
+        gives = reader.fields(piece.cls.forward)
+    return Contract(
+        reader.injector() if piece.kind == "injector" else reader.arguments(piece.cls.forward), gives, config
+    )
 
 
-def _hints(piece: Registered, function: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(function, include_extras=True)
-    except Exception as error:
-        raise UsageError(f"piece {piece.name}: annotations of {function.__qualname__} cannot be read: {error}") from error
+class _Reader:
+    """Reads one piece; every failure names the piece."""
 
+    def __init__(self, piece: Registered) -> None:
+        self.piece = piece
 
-def _arguments(piece: Registered, function: Any, hints: dict[str, Any]) -> list[Port]:
-    ports = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name == "self" or (name not in hints and parameter.annotation is not inspect.Parameter.empty):
-            continue
-        if name in ("hidden",) or name not in hints:
-            if parameter.annotation is inspect.Parameter.empty:
-                raise UsageError(f"piece {piece.name}: argument {name} of {function.__name__} has no annotation")
-            continue
-        hint, optional = _strip_none(hints[name])
-        ports.append(Port(name, signal_of(name, piece.piece.method), _axes(hint), optional))
-    return ports
+    def fail(self, message: str) -> UsageError:
+        return UsageError(f"piece {self.piece.name}: {message}")
 
+    def config(self) -> type[PieceConfig]:
+        cls, kind = self.piece.cls, self.piece.kind
+        base = CONFIGS.get(kind, PieceConfig)
+        config = cls if kind == "stage" else self._config_of_module(cls)
+        if not (inspect.isclass(config) and issubclass(config, base)):
+            what = "its target must be" if kind == "stage" else "annotate `config` of its __init__ with"
+            raise self.fail(f"{what} a subclass of rrg.config.{base.__name__}, as for every {kind}")
+        try:
+            config()
+        except ValidationError as error:
+            fields = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+            raise self.fail(f"every setting needs a default that is valid; these have none: {fields}") from error
+        return config
 
-def _strip_none(hint: Any) -> tuple[Any, bool]:
-    if get_origin(hint) in (Union, UnionType):
-        kept = [arg for arg in get_args(hint) if arg is not NoneType]
-        return (kept[0] if len(kept) == 1 else hint), len(kept) < len(get_args(hint))
-    return hint, False
+    def _config_of_module(self, cls: Any) -> Any:
+        from torch import nn
 
+        if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
+            raise self.fail(f"{self.piece.piece.target} is no subclass of torch.nn.Module")
+        named = {"layer": 0, "first": None} if self.piece.kind == "injector" else {}
+        try:
+            inspect.signature(cls.__init__).bind(cls, None, None, **named)
+        except TypeError as error:
+            expected = ", ".join(["config", "axes", *named])
+            raise self.fail(f"__init__ must take ({expected}), as for every {self.piece.kind}: {error}") from error
+        return self._hints(cls.__init__).get("config")
 
-def _fields(piece: Registered, result: Any) -> tuple[Port, ...]:
-    if not (inspect.isclass(result) and issubclass(result, tuple) and hasattr(result, "_fields")):
-        raise UsageError(f"piece {piece.name}: annotate its result with a NamedTuple whose fields are the signals it gives")
-    ports = []
-    for name, hint in get_type_hints(result, include_extras=True).items():
-        bare, optional = _strip_none(hint)
-        ports.append(Port(name, signal_of(name, piece.piece.method), _axes(bare), optional))
-    return tuple(ports)
+    def arguments(self, function: Any) -> tuple[Port, ...]:
+        """The signals that a function reads. An argument with a default is optional."""
+        hints = self._hints(function)
+        ports = []
+        for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise self.fail(f"{function.__name__} takes *{name}; arguments are signals, so each needs its name")
+            if name not in hints:
+                raise self.fail(f"argument {name} of {function.__name__} has no annotation")
+            optional = parameter.default is not parameter.empty
+            if NoneType in get_args(hints[name]) and not optional:
+                raise self.fail(f"argument {name} of {function.__name__} may be None, so give it the default None")
+            ports.append(self._port(name, hints[name], optional))
+        return tuple(ports)
 
+    def fields(self, function: Any) -> tuple[Port, ...]:
+        """The named tensors that a function gives."""
+        result = self._hints(function).get("return")
+        if not (inspect.isclass(result) and issubclass(result, tuple) and hasattr(result, "_fields")):
+            raise self.fail(
+                f"annotate the result of {function.__name__} with a NamedTuple whose fields are the signals it gives"
+            )
+        return tuple(self._port(name, hint) for name, hint in self._hints(result).items())
 
-def _axes(hint: Any) -> str:
-    return str(getattr(hint, "dim_str", ""))
+    def check_result(self) -> None:
+        axes = RESULTS[self.piece.kind]
+        hint = self._hints(self.piece.cls.forward).get("return")
+        if getattr(hint, "dim_str", None) != axes:
+            raise self.fail(f'the result of a {self.piece.kind}\'s forward is annotated Float[Tensor, "{axes}"]')
 
+    def injector(self) -> tuple[Port, ...]:
+        """What an injector reads: by `prepare` where it has one, which then gives all that `forward` takes."""
+        ports = {port.argument: port for port in self.arguments(self.piece.cls.forward)}
+        if ports.pop("hidden", None) is None:
+            raise self.fail("forward of an injector takes `hidden`")
+        if not hasattr(self.piece.cls, "prepare"):
+            return tuple(ports.values())
+        taken = {name: (port.dtype, port.axes) for name, port in ports.items()}
+        given = {port.argument: (port.dtype, port.axes) for port in self.fields(self.piece.cls.prepare)}
+        differ = sorted(name for name in given | taken if given.get(name) != taken.get(name))
+        if differ:
+            raise self.fail(
+                "prepare gives what forward takes beside `hidden`, by the same names and axes; "
+                f"these differ: {', '.join(differ)}"
+            )
+        return self.arguments(self.piece.cls.prepare)
 
-def _check_axes(piece: Registered, port: Port) -> None:
-    known = SIGNALS.get(port.signal)
-    if known is not None and port.axes != known.axes:
-        raise UsageError(f"piece {piece.name}: {port.argument} is annotated {port.axes!r}, "
-                         f"the signal {port.signal} has the axes {known.axes!r}")
-    strange = [axis for axis in port.axes.split() if axis not in AXES and not axis.isdigit()]
-    if strange:
-        raise UsageError(f"piece {piece.name}: {port.argument} has the axes {', '.join(strange)}; "
-                         f"known axes are {', '.join(AXES)}")
+    def _hints(self, thing: Any) -> dict[str, Any]:
+        try:
+            return get_type_hints(thing, include_extras=True)
+        except Exception as error:
+            raise self.fail(f"annotations of {thing.__qualname__} cannot be read: {error}") from error
+
+    def _port(self, name: str, hint: Any, optional: bool = False) -> Port:
+        options = [option for option in get_args(hint) if option is not NoneType]
+        bare = options[0] if NoneType in get_args(hint) and len(options) == 1 else hint
+        axes = getattr(bare, "dim_str", None)
+        if axes is None:
+            raise self.fail(
+                f'{name} is annotated {hint}; expected a jaxtyping type, such as Float[Tensor, "batch host"]'
+            )
+        port = Port(name, signal_of(name, self.piece.piece.method), str(axes), bare.dtype.__name__, optional)
+        known = SIGNALS.get(port.signal)
+        if known is not None and (port.dtype, port.axes) != (known.dtype, known.axes):
+            raise self.fail(
+                f'{name} is annotated {port.dtype}[Tensor, "{port.axes}"]; '
+                f'the signal {port.signal} is {known.dtype}[Tensor, "{known.axes}"]'
+            )
+        strange = [axis for axis in port.axes.split() if axis not in AXES and not axis.isdigit()]
+        if strange:
+            raise self.fail(f"{name} has the axes {', '.join(strange)}; known axes are {', '.join(AXES)}")
+        return port

@@ -22,8 +22,11 @@ def parse(expression: str) -> list[str]:
             problems.append(f"term {index + 1} of {expression!r} is empty")
         elif not TERM.fullmatch(term):
             problems.append(f"{term!r} is not a name: lower case, digits and hyphens, such as lead or lead.gate")
-    problems += [f"{term} is given {terms.count(term)} times; give it once" for term in dict.fromkeys(terms)
-                 if term and terms.count(term) > 1]
+    problems += [
+        f"{term} is given {terms.count(term)} times; give it once"
+        for term in dict.fromkeys(terms)
+        if term and terms.count(term) > 1
+    ]
     if problems:
         raise UsageError(f"cannot read the expression {expression!r}", problems)
     return terms

@@ -1,6 +1,11 @@
-"""The composed model: signals from film to visual prefix, injected modules, the language model, auxiliary losses."""
+"""The composed model: signals from film to visual prefix, injected modules, the language model, auxiliary losses.
+
+Precision: what any stage trains, and every piece, is float32; the rest of the host has `host.dtype`. Where that is not
+float32, everything runs under autocast to it.
+"""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatch
 from typing import Any
 
@@ -25,6 +30,10 @@ MODULE_KINDS = ("encoder", "connector", "loss", "retriever")
 
 class RRGModel(nn.Module):
     """A recipe made flesh. Build it with `build`."""
+
+    # The Trainer would otherwise infer from `**batch` that the loss is a sum over all accumulated tokens, and would not
+    # divide it by the number of accumulated steps.
+    accepts_loss_kwargs = False
 
     def __init__(self, recipe: Recipe, host: TextHost, registered: dict[str, Registered]) -> None:
         super().__init__()
@@ -52,27 +61,49 @@ class RRGModel(nn.Module):
                 self._inject(name, piece, axes)
         self.stage: StageConfig | None = None
         self.touched: set[str] = set()
-        self.parts: dict[str, float] = {}
+        self._parts: dict[str, Tensor] = {}
+        self._train_in_float32()
 
     def _gives(self, name: str, signal: str) -> bool:
         return any(port.signal == signal for port in self.contracts[name].gives)
 
     def _inject(self, name: str, piece: Registered, axes: Axes) -> None:
-        config, modules = self.configs[name], {}
+        config = self.configs[name]
+        modules: dict[int, nn.Module] = {}
         wanted = range(axes.layers) if config.layers == "all" else config.layers
         outside = [index for index in wanted if not 0 <= index < axes.layers]
-        if outside or not len(wanted):
-            raise UsageError(f"{name}.layers={config.layers}: {self.recipe.host.name} has layers 0 to {axes.layers - 1}")
+        if outside or not wanted or len(set(wanted)) < len(wanted):
+            raise UsageError(
+                f"{name}.layers={config.layers}: expected different layers of {self.recipe.host.name}, "
+                f"which has 0 to {axes.layers - 1}"
+            )
         reference = next(self.host.layers[0].parameters())
         for index in wanted:
             first = modules[wanted[0]] if modules else None
             modules[index] = piece.cls(config, axes, layer=index, first=first).to(reference.device)
         self.injection.add(name, modules, config.where)
 
+    def _train_in_float32(self) -> None:
+        """AdamW's small steps are lost in bfloat16, so what any stage trains is float32 from the start."""
+        for name in self.recipe.stages:
+            for trains, parameters in self._shares(self.configs[name]):
+                for _, parameter in parameters:
+                    if trains and parameter.dtype != torch.float32:
+                        parameter.data = parameter.data.float()
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self.recipe.host.dtype == "float32" or device.type == "meta":
+            return nullcontext()
+        return torch.autocast(device.type, getattr(torch, self.recipe.host.dtype))
+
     # Signals
 
     def signals(self, batch: dict[str, Tensor]) -> dict[tuple[str, str], Any]:
         """Every signal of a batch, by provider and name; the host's tower runs here where the host has the task."""
+        with self._autocast(batch["pixel_values"].device):
+            return self._signals(batch)
+
+    def _signals(self, batch: dict[str, Tensor]) -> dict[tuple[str, str], Any]:
         values: dict[tuple[str, str], Any] = {
             ("data", name): batch[name] for name in ("pixel_values", "view_mask", "disease_labels") if name in batch
         }
@@ -112,16 +143,24 @@ class RRGModel(nn.Module):
         """The stage's loss: the language model's plus every auxiliary loss by its weight."""
         if self.training and self.recipe.image.augment:
             batch["pixel_values"] = augment(batch["pixel_values"], self.recipe.image.augment)
-        values = self.signals(batch)
         smoothing = (self.stage.label_smoothing if self.stage else 0.0) or 0.0
-        loss = self.host.loss(self._inputs(batch, values), batch["labels"], smoothing)
-        parts = {"report": loss.detach()}
-        for name in self.losses():
-            part = self.modules_by_piece[name](**self.arguments(name, values))
-            parts[name] = part.detach()
-            loss = loss + self.configs[name].weight * part
-        self.parts = {name: float(part) for name, part in parts.items()}
+        with self._autocast(batch["pixel_values"].device):
+            values = self.signals(batch)
+            try:
+                loss = self.host.loss(self._inputs(batch, values), batch["labels"], smoothing)
+            finally:
+                self.injection.clear()
+            self._parts = {"report": loss.detach()}
+            for name in self.losses():
+                part = self.modules_by_piece[name](**self.arguments(name, values))
+                self._parts[name] = part.detach()
+                loss = loss + self.configs[name].weight * part
         return {"loss": loss}
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The last batch's losses by name, before their weights; `report` is the language model's."""
+        return {name: float(part) for name, part in self._parts.items()}
 
     def losses(self) -> list[str]:
         """Auxiliary losses that take part in the stage; one of weight 0 doesn't run."""
@@ -134,15 +173,23 @@ class RRGModel(nn.Module):
 
     @torch.inference_mode()
     def generate(
-        self, batch: dict[str, Tensor], settings: GenerationConfig | None = None, **options: Any
+        self,
+        batch: dict[str, Tensor],
+        settings: GenerationConfig | None = None,
+        values: dict[tuple[str, str], Any] | None = None,
+        **options: Any,
     ) -> tuple[list[str], dict[tuple[str, str], Any]]:
-        """Reports for a batch of prompts padded left, and the signals that led to them."""
-        values = self.signals(batch)
-        inputs = self._inputs(batch, values)
-        try:
-            return self.host.generate(inputs, settings or self.recipe.generation, **options), values
-        finally:
-            self.injection.clear()
+        """Reports for a batch of prompts padded left, and the signals that led to them.
+
+        values: the batch's signals, where they are computed already.
+        """
+        with self._autocast(batch["pixel_values"].device):
+            values = self.signals(batch) if values is None else values
+            try:
+                inputs = self._inputs(batch, values)
+                return self.host.generate(inputs, settings or self.recipe.generation, **options), values
+            finally:
+                self.injection.clear()
 
     @property
     def retriever(self) -> str | None:
@@ -151,12 +198,20 @@ class RRGModel(nn.Module):
     def keys(self, values: dict[tuple[str, str], Any]) -> Tensor:
         """The retriever's keys of a batch (batch key); their inner product is the retrieval's score."""
         assert self.retriever is not None
-        return self.modules_by_piece[self.retriever](**self.arguments(self.retriever, values))
+        keys: Tensor = self.modules_by_piece[self.retriever](**self.arguments(self.retriever, values))
+        return keys
 
     # Stages
 
     def begin(self, name: str) -> None:
-        """Enter a stage: what it trains gets gradients, everything else is frozen, its statistics too."""
+        """Enter a stage: what it trains gets gradients, everything else is frozen, its statistics too.
+
+        Raises UsageError for a float16 host, whose small gradients vanish.
+        """
+        if self.recipe.host.dtype == "float16":
+            raise UsageError(
+                "host.dtype=float16 cannot train: its gradients vanish; set host.dtype=bfloat16 or float32"
+            )
         stage = self.stage = self.configs[name]
         self.requires_grad_(False)
         for trains, parameters in self._shares(stage):
@@ -215,12 +270,13 @@ class RRGModel(nn.Module):
                 own = list(module.parameters())
                 if own and not any(parameter.requires_grad for parameter in own):
                     module.eval()
+            for layer in self.host.layers:
+                if getattr(layer, "gradient_checkpointing", False):
+                    layer.training = True  # only then does it checkpoint; the modules within it stay as they are
         return self
 
 
-def build(
-    recipe: Recipe, *, plugins: Plugins | None = None, weights: bool = True, tokenizer: Any = None
-) -> RRGModel:
+def build(recipe: Recipe, *, plugins: Plugins | None = None, weights: bool = True, tokenizer: Any = None) -> RRGModel:
     """Build a recipe's model. weights: False leaves the host's own weights unread, for loading a run's or planning.
 
     Raises UsageError where a piece of the recipe is not installed.
@@ -228,7 +284,9 @@ def build(
     plugins = plugins or find()
     absent = [name for name in recipe.pieces if name not in plugins.pieces]
     if absent:
-        raise UsageError(f"the recipe needs {', '.join(absent)}, not installed here; rrg plugins says what is and why not")
+        raise UsageError(
+            f"the recipe needs {', '.join(absent)}, not installed here; rrg plugins says what is and why not"
+        )
     registered = {name: plugins.pieces[name] for name in recipe.pieces}
     host = build_host(recipe.host, lora_of(recipe), weights=weights, tokenizer=tokenizer)
     return RRGModel(recipe, host, registered)

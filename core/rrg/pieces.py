@@ -10,6 +10,8 @@ from rrg.errors import UsageError
 
 NAME = r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*"
 FULL_NAME = re.compile(rf"{NAME}\.{NAME}")
+# Words that stand before the dot of a setting or for a provider, so no method can be called so.
+RESERVED = ("data", "generation", "host", "image", "seed", "stages", "text")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class Piece:
     def __post_init__(self) -> None:
         if not FULL_NAME.fullmatch(self.name):
             raise UsageError(f"piece name {self.name!r}: expected method.piece in lower case, such as lead.gate")
+        if self.method in RESERVED:
+            raise UsageError(
+                f"piece name {self.name!r}: {self.method} is a word of rrg's own; give the method another name"
+            )
         if not re.fullmatch(r"[\w.]+:\w+", self.target):
             raise UsageError(f"piece {self.name}: target {self.target!r}, expected package.module:Class")
 
@@ -60,7 +66,9 @@ class Registered:
         module, _, attribute = self.piece.target.partition(":")
         try:
             return getattr(import_module(module), attribute)
-        except Exception as error:
+        except BaseException as error:  # a stranger's module may raise anything, SystemExit too
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise UsageError(
                 f"piece {self.name} of plugin {self.plugin}: {self.piece.target} cannot be loaded "
                 f"({type(error).__name__}: {error}); mend or uninstall the plugin"

@@ -1,12 +1,15 @@
 """The plan of a recipe, computed on the meta device: an 8B host is planned on a laptop, without its weights.
 
-Memory and FLOPs are estimates. FLOPs are counted on the meta device for one study with a report of REPORT tokens
-(a decoded token costs what it costs in one pass over the whole sequence, given the key-value cache). Training memory
-per device is weights + gradients and AdamW's two moments of what trains, in float32 + activations: 17 values a token
-and layer of the language model (Korthikanti et al. 2022, with fused attention; 2 with activation checkpointing), three
-copies of the logits, and every module's output in the encoders.
+Parameters, shapes and the bytes of weights, gradients and optimizer are exact. Activations and FLOPs are estimates:
+FLOPs are counted on the meta device for one study with a report of REPORT tokens (a decoded token costs what it costs
+in one pass over the whole sequence, given the key-value cache). Training memory per device is the weights, the copies
+that autocast makes of trained ones where the host is not float32, gradients and AdamW's two moments of what trains, and
+activations: 17 values a token and layer of the language model (Korthikanti et al. 2022, with fused attention; 2 with
+activation checkpointing), three float32 copies of the report's logits, and every module's output in the encoders.
+Generation is the weights and the key-value cache of a whole batch and its beams.
 """
 
+import textwrap
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,19 +18,26 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rrg.config import StageConfig
+from rrg.errors import RRGError, UsageError
 from rrg.hosts.qwen3_vl import Qwen3VLHost
 from rrg.model import RRGModel, build
 from rrg.observations import OBSERVATIONS
-from rrg.plugins import Plugins
+from rrg.plugins import Plugins, find
 from rrg.recipe import Recipe
 
 REPORT = 100
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ESTIMATES = f"""\
+Memory and FLOPs are estimates. Training: weights, gradients and AdamW's moments of what trains, exactly;
+activations by 17 values a token and layer (2 with checkpointing), 3 copies of the logits and the outputs of
+the encoders. Generation: weights and key-value cache. FLOPs: one study, a report of {REPORT} tokens."""
+
+Values = dict[tuple[str, str], Any]
 
 
 @dataclass
 class StagePlan:
-    """One stage. parameters: trainable, by part. memory: bytes on each device."""
+    """One stage. trains: trainable parameters by part. memory: bytes on each device, by use."""
 
     name: str
     trains: dict[str, int]
@@ -38,7 +48,12 @@ class StagePlan:
 
 @dataclass
 class Plan:
-    """What a recipe will build and cost; `table()` for reading, `to_json()` for programs."""
+    """What a recipe will build and cost; `table()` for reading, `to_json()` for programs.
+
+    pieces: name, kind, parameters and origin of each part; the host's language model, adapters and vision tower first.
+    wires: reader, provider, signal and shape. prefix: slots and views of the visual prefix.
+    generation_memory: bytes. flops_per_report: of one study with a report of REPORT tokens.
+    """
 
     expression: str
     hash: str
@@ -56,61 +71,63 @@ class Plan:
 
     def table(self) -> str:
         lines = [f"recipe {self.hash}: {self.expression} on {self.host['name']}", "", "pieces"]
-        lines += _columns([[p["name"], p["kind"], count(p["parameters"]), p["version"]] for p in self.pieces])
+        lines += _columns([[p["name"], p["kind"], count(p["parameters"]), p["origin"]] for p in self.pieces])
         lines += ["", "who feeds whom"]
         lines += _columns([[w["reader"], "<-", w["provider"], w["signal"], w["shape"]] for w in self.wires])
         for number, stage in enumerate(self.stages, 1):
-            s = stage.settings
-            exemplars = ", retrieved reports in the prompt" if s["exemplars"] else ""
-            length = f"{s['max_steps']} steps" if s["max_steps"] > 0 else f"{s['epochs']:g} epochs"
-            lines += ["", f"stage {number}: {stage.name}: {length}, batch {s['batch_size']} x {s['accumulation']}, "
-                          f"AdamW {s['lr']:g}, {s['schedule']}{exemplars}"]
-            trained = ", ".join(f"{part} {count(n)}" for part, n in stage.trains.items() if n)
-            lines += [f"  trains {count(sum(stage.trains.values()))}: {trained or 'nothing'}"]
-            lines += [f"  losses: report{''.join(', ' + loss for loss in stage.losses)}"]
-            parts = ", ".join(f"{part} {size(n)}" for part, n in stage.memory.items() if part != "total")
-            lines += [f"  memory about {size(stage.memory['total'])} a device: {parts}"]
-        lines += ["", f"parameters {count(self.total_parameters)}; visual prefix of {self.prefix['slots']} positions "
-                      f"({self.prefix['views']} films)"]
-        lines += [f"generation about {size(self.generation_memory)}, {self.flops_per_report / 1e9:,.1f} GFLOPs a report "
-                  f"of {REPORT} tokens"]
+            lines += ["", *_stage_lines(number, stage)]
+        lines += [
+            "",
+            f"parameters {count(self.total_parameters)}; "
+            f"visual prefix of {self.prefix['slots']} positions ({self.prefix['views']} films)",
+            f"generation about {size(self.generation_memory)}, {self.flops_per_report / 1e9:,.1f} GFLOPs a report",
+            "",
+            ESTIMATES,
+        ]
         return "\n".join(lines)
 
 
 def plan(recipe: Recipe, plugins: Plugins | None = None) -> Plan:
-    """Plan a recipe without reading any weights."""
+    """Plan a recipe without reading any weights.
+
+    Raises UsageError where a piece cannot be built or run on the meta device, or gives other shapes than it says.
+    """
+    plugins = plugins or find()
     with torch.device("meta"):
-        model = build(recipe, plugins=plugins, weights=False)
-        model.eval()
-        batch = _batch(recipe, 1)
+        model = build(recipe, plugins=plugins, weights=False).eval()
         with torch.inference_mode(), FlopCounterMode(display=False) as counter, _Outputs(model) as outputs:
-            values = model.signals(batch)
-    shapes = {key: tuple(value.shape) for key, value in values.items() if isinstance(value, Tensor)}
+            values = _signals(model, recipe)
+    shapes = _shapes(model, values)
     slots = _slots(model, shapes)
-    text = _prompt_tokens(recipe) + REPORT
-    flops = counter.get_total_flops() + _language_flops(model, values, slots + text)
+    tokens = {name: slots + _prompt_tokens(model, name) + REPORT for name in recipe.stages}
+    last = tokens[recipe.stages[-1]]
+    flops = counter.get_total_flops() + _language_flops(model, values, last)
     if model.native and isinstance(model.host, Qwen3VLHost):
         flops += _tower_flops(model.host, recipe)
-    made = Plan(
+    stages = [_stage(model, name, tokens[name], outputs.bytes) for name in recipe.stages]
+    cache = 2 * len(model.host.layers) * _kv_width(model) * last * BYTES[recipe.host.dtype]
+    return Plan(
         expression=recipe.expression,
         hash=recipe.hash,
-        host={"name": recipe.host.name, "kind": recipe.host.kind, "layers": len(model.host.layers),
-              "width": model.host.width, "dtype": recipe.host.dtype},
-        pieces=_pieces(model, recipe),
+        host={
+            "name": recipe.host.name,
+            "kind": recipe.host.kind,
+            "layers": len(model.host.layers),
+            "width": model.host.width,
+            "dtype": recipe.host.dtype,
+        },
+        pieces=_pieces(model, recipe, plugins),
         wires=_wires(model, recipe, shapes),
         prefix={"slots": slots, "views": recipe.image.views},
+        stages=stages,
         total_parameters=sum(p.numel() for p in model.parameters()),
+        generation_memory=_weights(model) + cache * recipe.generation.batch_size * recipe.generation.beams,
         flops_per_report=flops,
     )
-    for name in recipe.stages:
-        made.stages.append(_stage(model, name, slots + text, outputs.bytes))
-    cache = 2 * len(model.host.layers) * _kv_width(model) * (slots + text) * BYTES[recipe.host.dtype]
-    made.generation_memory = _weights(model, recipe) + cache * recipe.generation.batch_size * recipe.generation.beams
-    return made
 
 
 def count(number: int) -> str:
-    """1.2 B, 33.6 M, 5.1 k."""
+    """1.20 B, 33.60 M, 5.10 k."""
     for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= scale:
             return f"{number / scale:.2f} {unit}"
@@ -127,13 +144,43 @@ def _columns(rows: list[list[str]]) -> list[str]:
     return ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _batch(recipe: Recipe, studies: int) -> dict[str, Tensor]:
+def _stage_lines(number: int, stage: StagePlan) -> list[str]:
+    s = stage.settings
+    length = f"{s['max_steps']} steps" if s["max_steps"] > 0 else f"{s['epochs']:g} epochs"
+    trained = [f"{part} {count(n)}" for part, n in stage.trains.items() if n]
+    uses = [f"{part} {size(n)}" for part, n in stage.memory.items() if part != "total"]
+    return [
+        f"stage {number}: {stage.name}: {length}, batch {s['batch_size']} x {s['accumulation']}, AdamW {s['lr']:g}, "
+        f"{s['schedule']}",
+        *_wrapped(f"trains {count(sum(stage.trains.values()))}:", trained or ["nothing"]),
+        *_wrapped("losses:", ["report", *stage.losses]),
+        *(["  prompt: with the retrieved report"] if s["exemplars"] else []),
+        *_wrapped(f"memory about {size(stage.memory['total'])} a device:", uses),
+    ]
+
+
+def _wrapped(head: str, parts: list[str]) -> list[str]:
+    whole = ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)  # a part is never broken
+    lines = textwrap.wrap(f"{head} {whole}", 110, initial_indent="  ", subsequent_indent="    ")
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+
+
+def _signals(model: RRGModel, recipe: Recipe) -> Values:
     image = recipe.image
-    return {
-        "pixel_values": torch.empty(studies, image.views, 1, image.size, image.size),
-        "view_mask": torch.ones(studies, image.views, dtype=torch.bool),
-        "disease_labels": torch.empty(studies, len(OBSERVATIONS)),
+    batch = {
+        "pixel_values": torch.empty(1, image.views, 1, image.size, image.size),
+        "view_mask": torch.ones(1, image.views, dtype=torch.bool),
+        "disease_labels": torch.empty(1, len(OBSERVATIONS)),
     }
+    try:
+        return model.signals(batch)
+    except RRGError:
+        raise
+    except Exception as error:  # a piece's own code may raise anything
+        raise UsageError(
+            f"the encoders cannot run on the meta device ({type(error).__name__}: {error}); "
+            "a piece reads its inputs' shapes, never their values"
+        ) from error
 
 
 class _Outputs:
@@ -157,98 +204,158 @@ class _Outputs:
             hook.remove()
 
 
+def _shapes(model: RRGModel, values: Values) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Shapes by provider and signal, compared with the annotations: each axis has one size throughout."""
+    shapes = {key: tuple(value.shape) for key, value in values.items() if isinstance(value, Tensor)}
+    wrong = []
+    for name, contract in model.contracts.items():
+        sizes = {"batch": 1, "host": model.host.width, "diseases": len(OBSERVATIONS)}
+        for port in contract.gives:
+            shape, axes = shapes.get((name, port.signal)), port.axes.split()
+            if shape is None:
+                continue
+            sizes |= {axis: n for axis, n in zip(axes, shape, strict=False) if axis not in sizes}
+            if len(axes) != len(shape) or any(n != sizes[axis] for axis, n in zip(axes, shape, strict=True)):
+                wrong.append(f"{name} gives {port.signal} of the shape {shape}, annotated ({port.axes})")
+    if wrong:
+        raise UsageError(f"shapes do not match (host is {model.host.width} here)", wrong)
+    return shapes
+
+
 def _slots(model: RRGModel, shapes: dict[tuple[str, str], tuple[int, ...]]) -> int:
     if model.recipe.visual_embeds == "host" and isinstance(model.host, Qwen3VLHost):
         return model.host.tokens_of_film(model.recipe.image.size) * model.recipe.image.views
     return shapes[model.recipe.visual_embeds, "visual_embeds"][1]
 
 
-def _prompt_tokens(recipe: Recipe) -> int:
+def _prompt_tokens(model: RRGModel, stage: str) -> int:
     """About four letters a token; a host's own tokenizer is not at hand when planning."""
-    exemplar = recipe.text.exemplar if any(recipe.pieces[name]["exemplars"] for name in recipe.stages) else 0
-    return len(recipe.host.prompt) // 4 + exemplar
+    exemplar = model.recipe.text.exemplar if model.configs[stage].exemplars else 0
+    return len(model.recipe.host.prompt) // 4 + exemplar
 
 
-def _language_flops(model: RRGModel, values: dict[tuple[str, str], Any], tokens: int) -> int:
+def _language_flops(model: RRGModel, values: Values, tokens: int) -> int:
     arguments = {name: model.arguments(name, values) for name in model.injection.pieces}
     decoder, head = model.host.model.get_decoder(), model.host.model.get_output_embeddings()
-    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=model.recipe.host.dtype != "float32"):
-            model.injection.prepare(arguments)
-            embeds = torch.empty(1, tokens, model.host.width, dtype=decoder.get_input_embeddings().weight.dtype)
-            # A mask of four axes is taken as it is; making one would look into values, and meta tensors have none.
-            decoder(inputs_embeds=embeds, attention_mask=embeds.new_zeros(1, 1, tokens, tokens), use_cache=False)
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=model.recipe.host.dtype != "float32")
+    counter = FlopCounterMode(display=False)
+    with torch.device("meta"), torch.inference_mode(), counter, autocast:
+        model.injection.prepare(arguments)
+        embeds = torch.empty(1, tokens, model.host.width, dtype=decoder.get_input_embeddings().weight.dtype)
+        # A mask of four axes is taken as it is; making one would look into values, and meta tensors have none.
+        decoder(inputs_embeds=embeds, attention_mask=embeds.new_zeros(1, 1, tokens, tokens), use_cache=False)
     model.injection.clear()
-    return counter.get_total_flops() + 2 * REPORT * head.weight.numel()
+    return int(counter.get_total_flops() + 2 * REPORT * head.weight.numel())
 
 
 def _tower_flops(host: Qwen3VLHost, recipe: Recipe) -> int:
-    """The host's own tower: two FLOPs a weight and patch, and the two products of attention within a film."""
+    """The host's own tower: two FLOPs a weight and patch, and the two products of attention within a film.
+
+    Its mergers see one position for each merge x merge patches.
+    """
     patches, vision = host.grid(recipe.image.size) ** 2, host.model.config.vision_config
-    weights = sum(m.weight.numel() for m in host.tower.modules() if isinstance(m, (nn.Linear, nn.Conv3d)))
     attention = 4 * patches**2 * vision.hidden_size * vision.depth
+    weights = 0.0
+    for name, module in host.tower.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv3d)):
+            weights += module.weight.numel() / (vision.spatial_merge_size**2 if "merger" in name else 1)
     return int(recipe.image.views * (2 * weights * patches + attention))
 
 
-def _pieces(model: RRGModel, recipe: Recipe) -> list[dict[str, Any]]:
-    language = sum(p.numel() for _, p in model.host.language_parameters())
-    rows = [{"name": "host", "kind": recipe.host.kind, "parameters": language, "version": recipe.host.source or "at random"}]
+def _host_parts(model: RRGModel) -> dict[str, list[nn.Parameter]]:
+    """The host's parameters: the published language model, adapters on it, its vision tower."""
+    language = model.host.language_parameters()
+    parts = {
+        "host": [p for name, p in language if "lora_" not in name],
+        "host.lora": [p for name, p in language if "lora_" in name],
+    }
     if isinstance(model.host, Qwen3VLHost):
-        tower = sum(p.numel() for p in model.host.tower.parameters())
-        note = "the host's own" if model.native else "not used"
-        rows.append({"name": "host.vision", "kind": "tower", "parameters": tower, "version": note})
+        parts["host.vision"] = list(model.host.tower.parameters())
+    return parts
+
+
+def _pieces(model: RRGModel, recipe: Recipe, plugins: Plugins) -> list[dict[str, Any]]:
+    about = {
+        "host": (recipe.host.kind, recipe.host.source or "built at random"),
+        "host.lora": ("adapters", "peft"),
+        "host.vision": ("tower", "the host's own" if model.native else "the host's own, not used"),
+    }
+    rows = []
+    for name, parameters in _host_parts(model).items():
+        if parameters:
+            kind, origin = about[name]
+            rows.append({"name": name, "kind": kind, "parameters": _total(parameters), "origin": origin})
     for name, kind in model.kinds.items():
         if kind != "stage":
-            parameters = sum(p.numel() for _, p in model.piece_parameters(name))
-            rows.append({"name": name, "kind": kind, "parameters": parameters, "version": ""})
+            plugin = plugins.plugin_of(name)
+            parameters = [p for _, p in model.piece_parameters(name)]
+            origin = f"{plugin.distribution} {plugin.version}"
+            rows.append({"name": name, "kind": kind, "parameters": _total(parameters), "origin": origin})
     return rows
 
 
 def _wires(model: RRGModel, recipe: Recipe, shapes: dict[tuple[str, str], tuple[int, ...]]) -> list[dict[str, str]]:
+    """Every reader's signals; sizes stand at the axes after the batch."""
     rows = []
     for name, contract in model.contracts.items():
         for port in contract.reads:
             provider = recipe.wire.get(f"{name}.{port.argument}")
             if provider is not None:
-                shape = shapes.get((provider, port.signal))
-                sizes = shape[1:] if shape else ()
-                axes = port.axes.split()
-                bound = ["batch", *(f"{axis}={n}" for axis, n in zip(axes[1:], sizes, strict=True))] if shape else axes
-                rows.append({"reader": name, "provider": provider, "signal": port.signal, "shape": f"({', '.join(bound)})"})
-    prefix = shapes.get((recipe.visual_embeds, "visual_embeds"))
-    bound = f"(batch, slots={prefix[1]}, host={prefix[2]})" if prefix else "(batch, slots, host)"
-    return [*rows, {"reader": "host", "provider": recipe.visual_embeds, "signal": "visual_embeds", "shape": bound}]
+                shape = _sizes(port.axes, shapes.get((provider, port.signal)))
+                rows.append({"reader": name, "provider": provider, "signal": port.signal, "shape": shape})
+    prefix = (1, _slots(model, shapes), model.host.width)
+    embeds = {"provider": recipe.visual_embeds, "signal": "visual_embeds", "shape": _sizes("batch slots host", prefix)}
+    return [*rows, {"reader": "host", **embeds}]
+
+
+def _sizes(axes: str, shape: tuple[int, ...] | None) -> str:
+    names = axes.split()[1:]
+    return " ".join(f"{axis}={n}" for axis, n in zip(names, shape[1:], strict=True)) if shape else " ".join(names)
 
 
 def _stage(model: RRGModel, name: str, tokens: int, encoder_bytes: int) -> StagePlan:
     model.begin(name)
-    stage: StageConfig = model.configs[name]
-    recipe = model.recipe
-    trains = {"host": 0}
-    for parameter_name, parameter in model.host.named_parameters():
-        if parameter.requires_grad and ".rrg." not in parameter_name:
-            trains["host"] += parameter.numel()
+    recipe, stage = model.recipe, model.configs[name]
+    assert isinstance(stage, StageConfig)
+    parts = _host_parts(model)
     for piece in [*model.modules_by_piece, *model.injection.pieces]:
-        trains[piece] = sum(p.numel() for _, p in model.piece_parameters(piece) if p.requires_grad)
-    trainable = sum(trains.values())
-    batch = stage.batch_size or 1
+        parts[piece] = [p for _, p in model.piece_parameters(piece)]
+    trained = {part: [p for p in parameters if p.requires_grad] for part, parameters in parts.items()}
+    trained_bytes = sum(_bytes(parameters) for parameters in trained.values())
     element = BYTES[recipe.host.dtype]
     kept = 2 if recipe.host.gradient_checkpointing else 17
-    head = model.host.model.get_output_embeddings().weight.shape[0]
+    decoder = kept * element * tokens * model.host.width * len(model.host.layers)
+    logits = 3 * 4 * REPORT * model.host.model.get_output_embeddings().weight.shape[0]
+    copies = 0 if recipe.host.dtype == "float32" else trained_bytes * element // 4
     memory = {
-        "weights": _weights(model, recipe),
-        "gradients and AdamW": 12 * trainable,
-        "activations": batch * (kept * element * tokens * model.host.width * len(model.host.layers)
-                                + 3 * 4 * REPORT * head + encoder_bytes),
+        "weights": _weights(model) + copies,
+        "gradients": trained_bytes,
+        "AdamW": 2 * trained_bytes,
+        "activations": (stage.batch_size or 1) * (decoder + logits + encoder_bytes),
     }
-    return StagePlan(name, trains, model.losses(), stage.model_dump(mode="json"), {**memory, "total": sum(memory.values())})
+    return StagePlan(
+        name=name,
+        trains={part: _total(parameters) for part, parameters in trained.items()},
+        losses=model.losses(),
+        settings=stage.model_dump(mode="json"),
+        memory={**memory, "total": sum(memory.values())},
+    )
 
 
-def _weights(model: RRGModel, recipe: Recipe) -> int:
-    return sum(p.numel() * (4 if p.requires_grad else p.element_size()) for p in model.parameters())
+def _total(parameters: list[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def _bytes(parameters: list[nn.Parameter]) -> int:
+    return sum(p.numel() * p.element_size() for p in parameters)
+
+
+def _weights(model: RRGModel) -> int:
+    return _bytes(list(model.parameters()))
 
 
 def _kv_width(model: RRGModel) -> int:
     config = model.host.model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-    return int(heads * getattr(config, "head_dim", None) or heads * config.hidden_size // config.num_attention_heads)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(heads * width)

@@ -11,9 +11,11 @@ from importlib.metadata import EntryPoint, entry_points
 import pluggy
 
 from rrg import hookspecs
+from rrg.errors import RRGError, UsageError
 from rrg.pieces import Piece, Registered
 
 GROUP = "rrg"
+CORE = "core"
 
 
 @dataclass
@@ -38,9 +40,8 @@ class Plugins:
     def of_method(self, method: str) -> list[Registered]:
         return [r for r in self.pieces.values() if r.piece.method == method]
 
-    def version_of(self, piece: str) -> str:
-        plugin = next(p for p in self.plugins if p.name == self.pieces[piece].plugin)
-        return f"{plugin.distribution} {plugin.version}"
+    def plugin_of(self, piece: str) -> Plugin:
+        return next(p for p in self.plugins if p.name == self.pieces[piece].plugin)
 
 
 def find(extra: dict[str, object] | None = None) -> Plugins:
@@ -49,7 +50,7 @@ def find(extra: dict[str, object] | None = None) -> Plugins:
 
     manager = pluggy.PluginManager("rrg")
     manager.add_hookspecs(hookspecs)
-    plugins = [_register(manager, "core", "rrg-compose", _version(), core_pieces)]
+    plugins = [_register(manager, CORE, "rrg-compose", _version(), core_pieces)]
     points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
     for point in points:
         plugins.append(_load(manager, point, repeated=sum(other.name == point.name for other in points) > 1))
@@ -72,7 +73,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, repeated: bool) -> P
     except BaseException as error:  # a stranger's module may raise anything, SystemExit too
         if isinstance(error, KeyboardInterrupt):
             raise
-        problem = f"cannot be imported from {point.value}: {type(error).__name__}: {error}"
+        problem = f"{point.value} cannot be imported: {type(error).__name__}: {error}"
         return Plugin(name, distribution, version, problem=problem)
     return _register(manager, name, distribution, version, module)
 
@@ -84,24 +85,33 @@ def _register(manager: pluggy.PluginManager, name: str, distribution: str, versi
         callers = manager.get_hookcallers(module) or []
         unknown = [caller.name for caller in callers if not caller.has_spec()]
         if unknown:
-            raise ValueError("; ".join(_misspelt(hook) for hook in unknown))
+            raise UsageError("; ".join(_misspelt(hook) for hook in unknown))
         for caller in callers:
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is module:
                     plugin.pieces += _ask(caller.name, implementation.function(), name)
         if not callers:
-            raise ValueError("implements no hook: mark functions such as rrg_losses with @rrg.hookimpl")
-    except Exception as error:
+            raise UsageError("implements no hook: mark functions such as rrg_losses with @rrg.hookimpl")
+    except BaseException as error:  # a hook may raise anything, SystemExit too
+        if isinstance(error, KeyboardInterrupt):
+            raise
         plugin.pieces = []
-        plugin.problem = str(error) or type(error).__name__
-        if manager.is_registered(module):
-            manager.unregister(module)
+        plugin.problem = _reason(error)
     return plugin
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong; our own errors and pluggy's say it in full, others need their type's name."""
+    plain = isinstance(error, (RRGError, pluggy.PluginValidationError))
+    return str(error) if plain else f"{type(error).__name__}: {error}"
 
 
 def _ask(hook: str, answer: object, plugin: str) -> list[Registered]:
     if not isinstance(answer, list) or not all(isinstance(piece, Piece) for piece in answer):
-        raise ValueError(f"{hook} gave {answer!r:.80}, expected a list of rrg.Piece")
+        raise UsageError(f"{hook} gave {answer!r:.80}, expected a list of rrg.Piece")
+    foreign = [piece.name for piece in answer if piece.method == CORE and plugin != CORE]
+    if foreign:
+        raise UsageError(f"{', '.join(foreign)}: the method {CORE} is rrg's own; give the piece a method of its own")
     return [Registered(piece, hookspecs.KINDS[hook], plugin) for piece in answer]
 
 
@@ -119,7 +129,7 @@ def _collect(plugins: list[Plugin]) -> Plugins:
     pieces = {name: found[0] for name, found in claims.items() if len(found) == 1}
     contested = {name: [r.plugin for r in found] for name, found in claims.items() if len(found) > 1}
     for plugin in plugins:
-        lost = [r.name for r in plugin.pieces if r.name in contested]
+        lost = sorted({r.name for r in plugin.pieces if r.name in contested})
         if lost:
             others = sorted({other for name in lost for other in contested[name]} - {plugin.name}) or ["itself"]
             plugin.problem = f"{', '.join(lost)} is also given by {', '.join(others)}: neither can be used"

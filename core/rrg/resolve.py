@@ -3,24 +3,23 @@
 import difflib
 from collections.abc import Iterable
 
-from rrg.contract import Contract
+from rrg.contract import Contract, Port
 from rrg.pieces import Registered
 from rrg.plugins import Plugins
 from rrg.registry import registry
 from rrg.signals import SIGNALS
 
-NOBODY = ", and no piece of this composition gives it"
-
 
 def pieces_of(term: str, plugins: Plugins) -> list[Registered] | str:
-    """The pieces that one term names (alias, then method, then a short name), or what is wrong with it."""
+    """The pieces that one term names (method, then a short name, or in full), or what is wrong with it."""
     if "." in term:
-        if term in plugins.pieces:
-            return [plugins.pieces[term]]
-        return _unknown(term, plugins)
+        return [plugins.pieces[term]] if term in plugins.pieces else _unknown(term, plugins)
     method = plugins.of_method(term)
     if method:
-        return [r for r in method if r.piece.default]
+        default = [r for r in method if r.piece.default]
+        return (
+            default or f"{term} brings no piece by itself; name those you want: {' or '.join(r.name for r in method)}"
+        )
     short = [r for r in plugins.pieces.values() if r.piece.short == term]
     if len(short) > 1:
         return f"{term} is the short name of {' and '.join(r.name for r in short)}; write one of them in full"
@@ -30,12 +29,12 @@ def pieces_of(term: str, plugins: Plugins) -> list[Registered] | str:
 def _unknown(term: str, plugins: Plugins) -> str:
     """Why a name means nothing here: contested, its plugin broken, known but not installed, or misspelt."""
     for name, claimants in plugins.contested.items():
-        if term in (name, name.partition(".")[2]):
+        if term in (name, *name.split(".")):
             return f"{name} is given by the plugins {' and '.join(claimants)}; uninstall one of them"
     method = term.partition(".")[0]
     broken = next((p for p in plugins.plugins if p.problem and p.name.split()[0] == method and not p.pieces), None)
     if broken:
-        return f"{term}: its plugin {broken.name} {broken.version} is broken: {broken.problem}"
+        return f"{term}: its plugin {broken.name} ({broken.distribution} {broken.version}) is broken: {broken.problem}"
     known = registry()["methods"].get(method)
     if known and not plugins.of_method(method):
         return f"{term} is known ({known['title']}) but not installed; install it with: {known['install']}"
@@ -53,35 +52,36 @@ class Wiring:
     """Who feeds each reader: a provider of its own method, else the only provider, else a problem to settle.
 
     providers: provider names by signal; `data` and `host` are providers too.
+    unfed: readers and the signals that nobody gives, once `wire` has run.
     """
 
     def __init__(self, contracts: dict[str, Contract], host_gives: Iterable[str], chosen: dict[str, str]) -> None:
         self.contracts, self.chosen = contracts, chosen
-        self.providers: dict[str, list[str]] = {}
-        for name, signal in SIGNALS.items():
-            if signal.source == "data":
-                self.providers.setdefault(name, []).append("data")
+        self.unfed: list[tuple[str, str]] = []
+        self.providers: dict[str, list[str]] = {name: ["data"] for name, s in SIGNALS.items() if s.source == "data"}
         for name in host_gives:
             self.providers.setdefault(name, []).append("host")
         for piece, contract in contracts.items():
             for port in contract.gives:
                 self.providers.setdefault(port.signal, []).append(piece)
 
-    def single_problems(self) -> list[str]:
-        """A signal that only one piece may give, claimed by several."""
-        problems = []
-        for signal, claimants in self.providers.items():
-            pieces = [c for c in claimants if c in self.contracts]
-            if signal in SIGNALS and SIGNALS[signal].single and len(pieces) > 1:
-                settle = " or ".join(f"--drop {piece}" for piece in pieces)
-                problems.append(f"{signal} is given by {' and '.join(pieces)}; only one can: settle it with {settle}")
-        return problems
+    def rivals(self) -> dict[str, list[str]]:
+        """The claimants of each signal that only one piece may give and several do."""
+        claims = {s: [p for p in given if p in self.contracts] for s, given in self.providers.items()}
+        return {s: pieces for s, pieces in claims.items() if len(pieces) > 1 and s in SIGNALS and SIGNALS[s].single}
 
     def is_open(self, key: str, provider: str) -> bool:
         """Whether an earlier recipe's wire still fits this composition."""
         reader, _, argument = key.rpartition(".")
         ports = self.contracts[reader].reads if reader in self.contracts else ()
         return any(p.argument == argument and provider in self.providers.get(p.signal, ()) for p in ports)
+
+    def canonical(self, key: str) -> str:
+        """`reader.argument` of a wire given by its signal's name."""
+        named = {
+            f"{reader}.{p.signal}": f"{reader}.{p.argument}" for reader, c in self.contracts.items() for p in c.reads
+        }
+        return named.get(key, key)
 
     def missing_defaults(self) -> list[str]:
         """Core pieces that would give what nobody gives yet. The language model always reads `visual_embeds`."""
@@ -93,41 +93,60 @@ class Wiring:
     def wire(self) -> tuple[dict[str, str], list[str]]:
         """`reader.argument` to provider, and the problems."""
         wires: dict[str, str] = {}
-        problems = []
+        problems: list[str] = []
+        rivals = [set(claimants) for claimants in self.rivals().values()]
         left = dict(self.chosen)
         for reader, contract in self.contracts.items():
             for port in contract.reads:
                 key = f"{reader}.{port.argument}"
-                choice = left.pop(key, None) or left.pop(f"{reader}.{port.signal}", None)
-                answer = self._provider(reader, port.signal, choice)
-                if answer in self.providers.get(port.signal, ()):
-                    wires[key] = answer
-                elif not port.optional or choice is not None:
-                    problems.append(answer)
-        problems += [f"--wire {key}={value}: no such reader in this composition" for key, value in left.items()]
-        return wires, problems
+                choice = left.pop(key, None)
+                candidates = self._candidates(reader, port.signal) if choice is None else [choice]
+                if len(candidates) == 1 and candidates[0] in self.providers.get(port.signal, ()):
+                    wires[key] = candidates[0]
+                    problems += self._mismatch(reader, port, candidates[0])
+                elif choice is not None:
+                    given = ", ".join(self.providers.get(port.signal, ())) or "no piece here"
+                    problems.append(f"--wire {key}={choice}: {choice} gives no {port.signal}; it is given by {given}")
+                elif not candidates and not port.optional:
+                    self.unfed.append((reader, port.signal))
+                elif candidates and not any(set(candidates) <= claimants for claimants in rivals):
+                    problem = (
+                        f"{reader} reads {port.signal}, given by {' and '.join(candidates)}; settle it with one of"
+                    )
+                    problems.append("\n      ".join([problem, *(f"--wire {key}={given}" for given in candidates)]))
+        return wires, problems + [self._strange_wire(key, provider) for key, provider in left.items()]
 
-    def _provider(self, reader: str, signal: str, choice: str | None) -> str:
-        providers = self.providers.get(signal, [])
-        if choice is not None:
-            given = f"; {signal} is given by {', '.join(providers) or 'no piece here'}"
-            return choice if choice in providers else f"--wire {reader}.{signal}={choice}: {choice} gives no {signal}{given}"
-        own = [p for p in providers if p.partition(".")[0] == reader.partition(".")[0] and p != reader]
-        for candidates in (own, providers):
-            if len(candidates) == 1:
-                return candidates[0]
-        if not providers:
-            return f"{reader} reads {signal}{NOBODY}"
-        settle = "\n      ".join(f"--wire {reader}.{signal}={provider}" for provider in (own or providers))
-        return f"{reader} reads {signal}, given by {' and '.join(own or providers)}; settle it with one of\n      {settle}"
+    def _candidates(self, reader: str, signal: str) -> list[str]:
+        """Providers of the reader's own method where there are any, else all; never the reader itself."""
+        providers = [p for p in self.providers.get(signal, []) if p != reader]
+        own = [p for p in providers if p.partition(".")[0] == reader.partition(".")[0]]
+        return own or providers
+
+    def _mismatch(self, reader: str, port: Port, provider: str) -> list[str]:
+        """A method's own signal is annotated at both ends; standard ones are held to the signal table instead."""
+        gives = self.contracts[provider].gives if provider in self.contracts else ()
+        return [
+            f'{reader} reads {port.signal} as {port.dtype}[Tensor, "{port.axes}"], '
+            f'{provider} gives {given.dtype}[Tensor, "{given.axes}"]'
+            for given in gives
+            if given.signal == port.signal and (given.dtype, given.axes) != (port.dtype, port.axes)
+        ]
+
+    def _strange_wire(self, key: str, provider: str) -> str:
+        keys = [f"{reader}.{port.argument}" for reader, contract in self.contracts.items() for port in contract.reads]
+        reader = ".".join(key.split(".")[:2])
+        reads = [port.argument for port in self.contracts[reader].reads] if reader in self.contracts else []
+        hint = (
+            f"; {reader} reads {', '.join(reads) or 'nothing'}" if reader in self.contracts else did_you_mean(key, keys)
+        )
+        return f"--wire {key}={provider}: no such reader and signal in this composition{hint}"
 
     def order(self, wires: dict[str, str]) -> tuple[list[str], list[str]]:
         """Pieces so that each comes after those that feed it, otherwise as composed; and the problem of a circle."""
         feeds: dict[str, set[str]] = {name: set() for name in self.contracts}
         for key, provider in wires.items():
-            reader = ".".join(key.split(".")[:2])
-            if provider in feeds and provider != reader:
-                feeds[reader].add(provider)
+            if provider in feeds:
+                feeds[".".join(key.split(".")[:2])].add(provider)
         done: list[str] = []
         while len(done) < len(feeds):
             ready = [name for name in feeds if name not in done and feeds[name] <= set(done)]

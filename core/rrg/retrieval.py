@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from rrg.batch import Collator, Prompt, Studies
+from rrg.batch import Studies, collate
 from rrg.data.study import Study, StudyFolder
-from rrg.errors import DataError
+from rrg.errors import DataError, RRGError
 from rrg.model import RRGModel
 
 CHUNK = 1024
@@ -34,33 +35,41 @@ class Index:
 
     def __init__(self, keys: Tensor, entries: Sequence[Entry]) -> None:
         self.keys, self.entries = keys.float().cpu(), list(entries)
-        numbers: dict[str, int] = {}
-        self._patients = torch.tensor([numbers.setdefault(e.patient, len(numbers)) for e in self.entries])
-        self._numbers = numbers
+        self._places = {entry.id: place for place, entry in enumerate(self.entries)}
+        self._numbers: dict[str, int] = {}
+        self._owners = torch.tensor([self._numbers.setdefault(e.patient, len(self._numbers)) for e in self.entries])
 
-    def search(self, keys: Tensor, patients: Sequence[str], k: int = 1) -> list[list[tuple[Entry, float]]]:
-        """The k best entries of each query (queries key) and their scores, best first; equal scores in index order.
+    def search(self, keys: Tensor, studies: Sequence[Study], k: int = 1) -> list[list[tuple[Entry, float]]]:
+        """The k best entries for each study by its key (studies key), with scores, best first; ties in index order.
 
-        An entry of the query's own patient is never given, so neither is its own study; fewer than k come back where
-        the index has no more.
+        A study itself and whatever else its patient has are never given; fewer than k come back where the index has no
+        more.
         """
         found = []
-        for start in range(0, len(patients), CHUNK):
+        for start in range(0, len(studies), CHUNK):
+            asked = studies[start : start + CHUNK]
             scores = keys[start : start + CHUNK].float().cpu() @ self.keys.T
-            owners = torch.tensor([self._numbers.get(p, -1) for p in patients[start : start + CHUNK]])
-            scores.masked_fill_(owners[:, None] == self._patients[None, :], -torch.inf)
-            best, order = scores.sort(dim=1, descending=True, stable=True)
-            for row, places in zip(best[:, :k].tolist(), order[:, :k].tolist(), strict=True):
-                found.append([(self.entries[i], s) for s, i in zip(row, places, strict=True) if s > -torch.inf])
+            patients = torch.tensor([self._numbers.get(study.patient, -1) for study in asked])
+            themselves = torch.tensor([self._places.get(study.id, -1) for study in asked])
+            excluded = (patients[:, None] == self._owners) | (themselves[:, None] == torch.arange(len(self.entries)))
+            scores.masked_fill_(excluded, -torch.inf)
+            # topk alone breaks ties as it likes: it finds the k-th score, and everything that reaches it is sorted.
+            least = scores.topk(min(k, scores.shape[1]), dim=1).values[:, -1]
+            for row, threshold in zip(scores, least, strict=True):
+                places = ((row >= threshold) & (row > -torch.inf)).nonzero().flatten()
+                best, order = row[places].sort(descending=True, stable=True)
+                chosen = zip(places[order[:k]].tolist(), best[:k].tolist(), strict=True)
+                found.append([(self.entries[place], score) for place, score in chosen])
         return found
 
     def save(self, folder: Path) -> None:
         """Write `index.safetensors` and `index.jsonl` into a folder that appears at once."""
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+        partial = folder.with_name(f".{folder.name}.writing")
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_file({"keys": self.keys.contiguous()}, partial / "index.safetensors")
-        lines = [json.dumps({"id": e.id, "patient": e.patient, "report": e.report}) for e in self.entries]
-        (partial / "index.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = [json.dumps({"id": e.id, "patient": e.patient, "report": e.report}) + "\n" for e in self.entries]
+        (partial / "index.jsonl").write_text("".join(lines), encoding="utf-8")
         os.replace(partial, folder)
 
     @classmethod
@@ -72,27 +81,36 @@ class Index:
             entries = [Entry(**json.loads(line)) for line in lines]
         except Exception as error:
             raise DataError(f"{folder}: no retrieval index that can be read: {error}") from error
-        if len(entries) != len(keys):
-            raise DataError(f"{folder}: {len(keys)} keys for {len(entries)} studies; the index is damaged")
+        if keys.ndim != 2 or len(entries) != len(keys):
+            raise DataError(f"{folder}: keys {tuple(keys.shape)} for {len(entries)} studies; the index is damaged")
         return cls(keys, entries)
 
 
 @torch.inference_mode()
 def keys_of(model: RRGModel, folder: StudyFolder, studies: Sequence[Study], what: str) -> Tensor:
-    """The retriever's keys of some studies (studies key), with the model's weights of the moment."""
+    """The retriever's keys of some studies (studies key), with the model's weights of the moment.
+
+    Raises RRGError where a key is not finite: its study could never be ranked.
+    """
     training = model.training
     model.eval()
     device = next(model.parameters()).device
     loader = DataLoader(
         Studies(folder, studies, model.recipe),
         batch_size=model.recipe.generation.batch_size,
-        collate_fn=Collator(Prompt(model.recipe, model.host), learn=False),
+        collate_fn=collate,
     )
     rows = []
     for batch in tqdm(loader, desc=what, unit="batch", leave=False, disable=None):
         rows.append(model.keys(model.signals({k: v.to(device) for k, v in batch.items()})).cpu())
     model.train(training)
-    return torch.cat(rows) if rows else torch.empty(0, 0)
+    keys = torch.cat(rows) if rows else torch.empty(0, 0)
+    broken = [study.id for study, row in zip(studies, keys, strict=True) if not row.isfinite().all()]
+    if broken:
+        raise RRGError(
+            f"{model.retriever}: no finite key for {len(broken)} studies, such as {broken[0]}; has training diverged?"
+        )
+    return keys
 
 
 def build_index(model: RRGModel, folder: StudyFolder) -> Index:
@@ -105,5 +123,5 @@ def build_index(model: RRGModel, folder: StudyFolder) -> Index:
 def exemplars(model: RRGModel, folder: StudyFolder, studies: Sequence[Study], index: Index) -> dict[str, Entry]:
     """The best training study of another patient, by study id."""
     keys = keys_of(model, folder, studies, "retrieve")
-    answers = index.search(keys, [study.patient for study in studies])
+    answers = index.search(keys, studies)
     return {study.id: answer[0][0] for study, answer in zip(studies, answers, strict=True) if answer}

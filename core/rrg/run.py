@@ -3,105 +3,129 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from rrg.batch import Collator, Item, Prompt, Studies
-from rrg.config import GenerationConfig, StageConfig
-from rrg.data.films import read_film
+from rrg.batch import Item, Prompt, Studies, collate
+from rrg.config import GenerationConfig
+from rrg.data.films import film_array, read_film
 from rrg.data.study import Study, StudyFolder
-from rrg.errors import DataError, UsageError
+from rrg.errors import DataError, RRGError, UsageError
 from rrg.hosts.build import open_tokenizer
 from rrg.model import RRGModel, build
 from rrg.observations import OBSERVATIONS
-from rrg.recipe import Recipe
+from rrg.recipe import Recipe, validation_problems
 from rrg.retrieval import Entry, Index
+from rrg.run_folder import read_run
+from rrg.training import TOKENIZER, stage_folder
 from rrg.weights import load_weights
+
+Film = str | Path | np.ndarray | Image.Image
+
+
+@dataclass(frozen=True)
+class Report:
+    """A generated report, the training report that stood in its prompt, and the probability of each observation."""
+
+    text: str
+    exemplar: Entry | None = None
+    probabilities: dict[str, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a line of predictions.jsonl has it."""
+        exemplar = {"id": self.exemplar.id, "report": self.exemplar.report} if self.exemplar else None
+        return {"report": self.text, "exemplar": exemplar, "probabilities": self.probabilities}
 
 
 class Reporter:
     """A trained composition that writes reports. `rrg.load` makes one."""
 
-    def __init__(self, model: RRGModel, index: Index | None, path: Path) -> None:
-        self.model, self.index, self.path = model.eval(), index, path
-        self.recipe = model.recipe
+    def __init__(self, model: RRGModel, index: Index | None) -> None:
+        self.model, self.index, self.recipe = model.eval(), index, model.recipe
         self._prompt = Prompt(model.recipe, model.host)
 
-    def generate(self, films: Sequence[str | Path | np.ndarray], **settings: Any) -> list[str]:
-        """One report per film; a film is a path or an array (height width) in [0, 1].
+    def generate(self, films: Sequence[Film], **settings: Any) -> list[str]:
+        """One report per film: a path, a Pillow image, or an array of any size as `rrg.data.films.film_array` takes it.
 
         settings: fields of GenerationConfig to change, such as beams=3.
-        """
-        return [report for report, _ in self.generate_studies([[film] for film in films], **settings)]
 
-    def generate_studies(
-        self, studies: Sequence[Sequence[str | Path | np.ndarray]], **settings: Any
-    ) -> list[tuple[str, dict[str, Any]]]:
-        """One report per study of one or several films, with its exemplar and probabilities."""
-        items = [Item(_unseen(i), self._films(films)) for i, films in enumerate(studies)]
+        Raises UsageError for a wrong setting, DataError for a film that cannot be read.
+        """
+        return [report.text for report in self.generate_studies([[film] for film in films], **settings)]
+
+    def generate_studies(self, studies: Sequence[Sequence[Film]], **settings: Any) -> list[Report]:
+        """One report per study of one or several films."""
         config = self._settings(settings)
+        items = [Item(_unseen(number), self._films(films)) for number, films in enumerate(studies)]
         size = config.batch_size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
-        return [answer for batch in batches for answer in self._answer(batch, config)]
+        return [report for batch in batches for report in self._reports(batch, config)]
 
     def generate_split(
         self, folder: StudyFolder, split: str, limit: int | None = None, **settings: Any
-    ) -> Iterator[dict[str, Any]]:
-        """Predictions of a split, in order: id, report, reference, exemplar, probabilities."""
+    ) -> Iterator[tuple[Study, Report]]:
+        """Every study of a split with its report, in order. limit: only the first so many."""
+        config = self._settings(settings)
+        if limit is not None and limit < 1:
+            raise UsageError(f"limit={limit}: give 1 or more studies")
         studies = folder.split(split)[:limit]
         if not studies:
             raise UsageError(f"{folder.path}: no study of the split {split}")
-        config = self._settings(settings)
         # Items come as they are: the prompt needs an exemplar, which needs the model's own signals first.
         loader = DataLoader(Studies(folder, studies, self.recipe), batch_size=config.batch_size, collate_fn=list)
         for items in tqdm(loader, desc=f"generate {split}", unit="batch", disable=None):
-            for item, (report, evidence) in zip(items, self._answer(items, config), strict=True):
-                yield {"id": item.study.id, "report": report, "reference": item.study.findings, **evidence}
+            yield from zip((item.study for item in items), self._reports(items, config), strict=True)
 
     def _settings(self, changes: dict[str, Any]) -> GenerationConfig:
-        return GenerationConfig.model_validate({**self.recipe.generation.model_dump(), **changes})
+        try:
+            return GenerationConfig.model_validate({**self.recipe.generation.model_dump(), **changes})
+        except ValidationError as error:
+            raise UsageError("wrong settings of generation", validation_problems(error)) from error
 
-    def _films(self, films: Sequence[str | Path | np.ndarray]) -> np.ndarray:
-        size = self.recipe.image.size
-        kept = list(films)[: self.recipe.image.views]
-        arrays = [f if isinstance(f, np.ndarray) else read_film(Path(f), size) for f in kept]
-        wrong = [array.shape for array in arrays if array.shape != (size, size)]
-        if wrong or not arrays:
-            raise UsageError(f"a film given as an array has the shape {(size, size)} in this run; given {wrong or 'none'}")
-        return np.stack(arrays).astype(np.float32)
-
-    def _answer(self, items: Sequence[Item], config: GenerationConfig) -> list[tuple[str, dict[str, Any]]]:
-        device = next(self.model.parameters()).device
-        shown = self._exemplars(items, device) if self.index is not None else None
-        texts = {study: entry.report for study, entry in shown.items()} if shown is not None else None
-        batch = Collator(self._prompt, learn=False, exemplars=texts)(items)
-        reports, values = self.model.generate({k: v.to(device) for k, v in batch.items()}, config)
-        logits = next((value for (_, name), value in values.items() if name == "disease_logits"), None)
-        answers = []
-        for row, (item, report) in enumerate(zip(items, reports, strict=True)):
-            entry = shown.get(item.study.id) if shown else None
-            evidence: dict[str, Any] = {
-                "exemplar": {"id": entry.id, "report": entry.report} if entry else None,
-                "probabilities": None,
-            }
-            if logits is not None:
-                chances = torch.sigmoid(logits[row].float()).tolist()
-                evidence["probabilities"] = {n: round(p, 4) for n, p in zip(OBSERVATIONS, chances, strict=True)}
-            answers.append((report, evidence))
-        return answers
+    def _films(self, films: Sequence[Film]) -> np.ndarray:
+        if not films:
+            raise UsageError("a study without a film: give one film or more")
+        image = self.recipe.image
+        kept = films[: image.views]
+        read = [
+            read_film(film, image.size) if isinstance(film, str | Path) else film_array(film, image.size)
+            for film in kept
+        ]
+        return np.stack(read)
 
     @torch.inference_mode()
-    def _exemplars(self, items: Sequence[Item], device: torch.device) -> dict[str, Entry]:
-        assert self.index is not None
-        batch = Collator(self._prompt, learn=False)(items)
-        keys = self.model.keys(self.model.signals({k: v.to(device) for k, v in batch.items()}))
-        answers = self.index.search(keys, [item.study.patient for item in items])
-        return {item.study.id: answer[0][0] for item, answer in zip(items, answers, strict=True) if answer}
+    def _reports(self, items: Sequence[Item], config: GenerationConfig) -> list[Report]:
+        device = next(self.model.parameters()).device
+        batch = {name: tensor.to(device) for name, tensor in collate(items).items()}
+        values = self.model.signals(batch)
+        entries = self._exemplars(items, values)
+        shown = {item.study.id: entry.report for item, entry in zip(items, entries, strict=True) if entry}
+        batch |= {name: t.to(device) for name, t in self._prompt.batch(items, shown, learn=False).items()}
+        texts, _ = self.model.generate(batch, config, values)
+        return list(map(Report, texts, entries, _probabilities(values, len(items))))
+
+    def _exemplars(self, items: Sequence[Item], values: dict[tuple[str, str], Any]) -> list[Entry | None]:
+        if self.index is None:
+            return [None] * len(items)
+        found = self.index.search(self.model.keys(values), [item.study for item in items])
+        return [best[0][0] if best else None for best in found]
+
+
+def _probabilities(values: dict[tuple[str, str], Any], studies: int) -> list[dict[str, float] | None]:
+    logits: Tensor | None = next((value for (_, name), value in values.items() if name == "disease_logits"), None)
+    if logits is None:
+        return [None] * studies
+    rows = torch.sigmoid(logits.float()).tolist()
+    return [{name: round(p, 4) for name, p in zip(OBSERVATIONS, row, strict=True)} for row in rows]
 
 
 def _unseen(number: int) -> Study:
@@ -115,45 +139,45 @@ def load(path: str | Path, device: str | None = None) -> Reporter:
 
     device: where to run; a GPU where there is one, else the CPU.
 
-    Raises UsageError where `path` holds no run, DataError where it is unfinished or damaged.
+    Raises UsageError where `path` holds no run or there is no such device, DataError where the run is unfinished or
+    damaged.
     """
     folder = Path(path)
-    if not (folder / "recipe.toml").exists():
-        raise UsageError(f"{folder} holds no run (no recipe.toml); make one with: rrg train RECIPE --data DIR --out {folder}")
+    read_run(folder)
     recipe = Recipe.open(folder / "recipe.toml")
-    last = folder / "stages" / f"{len(recipe.stages):02d}-{recipe.stages[-1]}"
-    if not (last / "pieces.safetensors").exists():
-        raise DataError(f"{folder}: stage {recipe.stages[-1]} is not finished; go on with: rrg train --resume --out {folder}")
-    tokenizer = open_tokenizer(folder / "tokenizer") if recipe.host.vocab_size else None
-    model = build(recipe, tokenizer=tokenizer)
+    last = stage_folder(folder, recipe, len(recipe.stages))
+    if not last.exists():
+        raise DataError(
+            f"{folder}: stage {recipe.stages[-1]} is not finished; go on with: rrg train --resume --out {folder}"
+        )
+    try:
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"device {device!r}: not on this machine: {str(error).splitlines()[0]}") from error
+    model = build(recipe, tokenizer=open_tokenizer(folder / TOKENIZER) if recipe.host.vocab_size else None)
+    for stage in recipe.stages:
+        model.begin(stage)
     load_weights(model, last)
-    stage: StageConfig = model.configs[recipe.stages[-1]]
-    index = Index.open(folder / "index") if model.retriever and stage.exemplars else None
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Reporter(model, index, folder)
+    index = Index.open(folder / "index") if model.configs[recipe.stages[-1]].exemplars else None
+    return Reporter(model.to(where), index)
 
 
-def write_predictions(reporter: Reporter, folder: StudyFolder, split: str, path: Path, **settings: Any) -> list[dict[str, Any]]:
-    """Generate a split and write predictions.jsonl, which appears when it is whole."""
+def write_predictions(
+    reporter: Reporter, folder: StudyFolder, split: str, path: Path, **settings: Any
+) -> list[dict[str, Any]]:
+    """Generate a split and write predictions.jsonl, which appears when it is whole. settings: as `generate_split`."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     written = []
     try:
         with partial.open("w", encoding="utf-8") as file:
-            for prediction in reporter.generate_split(folder, split, **settings):
-                file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
-                written.append(prediction)
+            for study, report in reporter.generate_split(folder, split, **settings):
+                line = {"id": study.id, "reference": study.findings, **report.to_json()}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                written.append(line)
         os.replace(partial, path)
+    except OSError as error:
+        raise RRGError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
     return written
-
-
-def run_data(path: Path) -> Path:
-    """The data folder that a run was trained on. Raises DataError where the run doesn't say or it is gone."""
-    try:
-        data = Path(json.loads((path / "run.json").read_text(encoding="utf-8"))["data"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path / 'run.json'} does not say which data the run was trained on; give --data") from error
-    if not data.is_dir():
-        raise DataError(f"{data}, on which {path} was trained, is gone; give --data")
-    return data

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Signal:
-    """axes: names from the one axis vocabulary. source: who gives it without a piece. default: core's provider."""
+    """One row of the table.
+
+    axes: names from the one axis vocabulary. dtype: of jaxtyping, as pieces annotate it.
+    """
 
     axes: str
     meaning: str
+    dtype: str = "Float"
     source: str | None = None  # "data": the study itself; "host": a vision-language host's own tower
     default: str | None = None  # the core piece that joins when nothing else gives the signal
     single: bool = False  # only one piece of a composition may give it
@@ -37,20 +41,20 @@ AXES = {
 
 SIGNALS = {
     "pixel_values": Signal("batch views channels height width", "films, grey values in [0, 1]", source="data"),
-    "view_mask": Signal("batch views", "1 where the study has the film", source="data"),
+    "view_mask": Signal("batch views", "1 where the study has the film", "Bool", source="data"),
     "patch_tokens": Signal("batch patches vision", "last visual feature map", default="core.encoder", single=True),
-    "patch_mask": Signal("batch patches", "1 where the patch belongs to a film", default="core.encoder"),
+    "patch_mask": Signal("batch patches", "1 where the patch belongs to a film", "Bool", default="core.encoder"),
     "visual_mean": Signal("batch vision", "mean patch vector of a study", default="core.pool"),
     "disease_tokens": Signal("batch diseases vision", "one vector per observation"),
     "disease_logits": Signal("batch diseases", "one logit per observation"),
     "disease_labels": Signal("batch diseases", "1, 0, -1 uncertain, nan not mentioned", source="data"),
     "report_tokens": Signal("batch report text", "the report's token vectors, from a text encoder"),
-    "report_mask": Signal("batch report", "1 where the report has a token"),
+    "report_mask": Signal("batch report", "1 where the report has a token", "Bool"),
     "report_embed": Signal("batch text", "one vector per report, from a text encoder"),
     "reference_tokens": Signal("batch report text", "a reference report's token vectors"),
     "phrase_tokens": Signal("batch report text", "key phrases' token vectors"),
     "visual_embeds": Signal("batch slots host", "the visual prefix", default="core.connector", single=True),
-    "visual_mask": Signal("batch slots", "1 where the prefix holds something", default="core.connector"),
+    "visual_mask": Signal("batch slots", "1 where the prefix holds something", "Bool", default="core.connector"),
     "hidden": Signal("batch text host", "a decoder layer's hidden states", source="host"),
 }
 

@@ -2,12 +2,11 @@
 
 A run folder:
     recipe.toml  run.json  environment.json  log.jsonl  tokenizer/ (a host that learns its own)
-    stages/01-lead.train/   pieces.safetensors  host.safetensors or adapter/   index/ (where exemplars stand in the prompt)
+    stages/01-lead.train/   pieces.safetensors  host.safetensors  adapter/  index/ (where exemplars stand in the prompt)
     index/                  the training split's keys under the final weights, for generation
 A stage's folder appears, complete, when the stage ends; until then its checkpoints lie in a folder ending in .partial.
 """
 
-import json
 import os
 import platform
 import shutil
@@ -16,75 +15,139 @@ import time
 from pathlib import Path
 from typing import Any
 
+import rrg._torchvision  # noqa: F401
+
+# isort: split
+# Only now what imports transformers.
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from accelerate import PartialState
+from transformers import TrainerState, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from rrg.batch import Collator, Prompt, Studies
 from rrg.config import StageConfig
 from rrg.data.study import StudyFolder
+from rrg.data.write import new_folder
 from rrg.errors import DataError, UsageError
 from rrg.hosts.build import learn_tokenizer, open_tokenizer
 from rrg.model import RRGModel, build
 from rrg.recipe import Recipe
 from rrg.retrieval import Index, build_index, exemplars
+from rrg.run_folder import RUN, fingerprint, read_run, write_json
+from rrg.trainer import StageTrainer, checkpoints
 from rrg.weights import load_weights, save_weights
 
+TOKENIZER = "tokenizer"
 
-def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, workers: int = 0) -> RRGModel:
+
+def train(
+    recipe: Recipe,
+    folder: StudyFolder,
+    out: Path,
+    *,
+    resume: bool = False,
+    workers: int = 0,
+    save_steps: int | None = None,
+) -> RRGModel:
     """Train every stage of a recipe on a study folder's training split, into the run folder `out`.
 
     resume: go on in `out` where an interrupted run of the same recipe stopped; same data order, same losses.
     workers: processes that decode films ahead of the training.
+    save_steps: optimizer steps between checkpoints; None: one at each epoch's end.
 
-    Raises UsageError where `out` holds another run, DataError where the data folder is unsound or has no training split.
+    Raises UsageError, with nothing written, where `out` holds something else or the recipe cannot be trained; DataError
+    where there is no training study.
     """
-    folder = StudyFolder.open(data)
+    if workers < 0 or (save_steps is not None and save_steps < 1):
+        raise UsageError(f"workers={workers}, save_steps={save_steps}: give 0 or more workers, 1 or more steps")
     if not folder.split("train"):
-        raise DataError(f"{data}: no study of the split train; rrg data import writes one")
-    _begin(recipe, folder, out, resume)
+        raise DataError(f"{folder.path}: no study of the split train; rrg data import writes one")
+    if resume:
+        _check_resumable(recipe, folder, out)
+    here = _process()
     set_seed(recipe.seed)
-    model = build(recipe, tokenizer=_tokenizer(recipe, folder, out))
-    for number, name in enumerate(recipe.stages):
-        done = out / "stages" / f"{number + 1:02d}-{name}"
+    tokenizer = _tokenizer(recipe, folder, out / TOKENIZER if resume else None)
+    model = build(recipe, tokenizer=tokenizer)
+    _check_stages(model)
+    if not resume and here.is_main_process:
+        _begin(recipe, folder, out, tokenizer)
+    here.wait_for_everyone()
+    model.to(here.device)
+    for number, name in enumerate(recipe.stages, start=1):
         model.begin(name)
-        if (done / "pieces.safetensors").exists():
-            load_weights(model, done)
+        done = stage_folder(out, recipe, number)
+        if not done.exists():
+            _run_stage(model, folder, name, done, log=out / "log.jsonl", workers=workers, save_steps=save_steps)
             continue
-        _run_stage(model, folder, name, done, out / "log.jsonl", workers)
-    if model.retriever and not (out / "index").exists():
-        build_index(model, folder).save(out / "index")
-    _write_json(out / "run.json", {**_read_json(out / "run.json"), "finished": time.strftime("%Y-%m-%dT%H:%M:%S")})
+        load_weights(model, done)
+        _remove_checkpoints(done)
+    if here.is_main_process:
+        if model.configs[recipe.stages[-1]].exemplars and not (out / "index").exists():
+            build_index(model, folder).save(out / "index")
+        run = read_run(out)
+        if "finished" not in run:
+            write_json(out / RUN, {**run, "finished": _now()})
+    here.wait_for_everyone()
     return model.eval()
 
 
-def _begin(recipe: Recipe, folder: StudyFolder, out: Path, resume: bool) -> None:
+def _process() -> PartialState:
+    """This process among those of a launcher such as torchrun; the main one alone writes."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def stage_folder(run: Path, recipe: Recipe, number: int) -> Path:
+    """Where a finished stage's weights lie; stages count from 1."""
+    return run / "stages" / f"{number:02d}-{recipe.stages[number - 1]}"
+
+
+def _check_resumable(recipe: Recipe, folder: StudyFolder, out: Path) -> None:
+    run = read_run(out)
+    earlier = Recipe.open(out / "recipe.toml")
+    if earlier.hash != recipe.hash:
+        raise UsageError(
+            f"{out} holds recipe {earlier.hash}, not {recipe.hash}: a run goes on only with its own recipe"
+        )
+    if run.get("fingerprint") != fingerprint(folder.path):
+        raise UsageError(
+            f"{out} was trained on {run['data']}, and {folder.path} holds other studies: "
+            "a run goes on only with its own data"
+        )
+
+
+def _check_stages(model: RRGModel) -> None:
+    problems = []
+    for name in model.recipe.stages:
+        model.begin(name)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            problems.append(f"{name} trains nothing: set its vision, connector, llm or pieces")
+        if model.configs[name].exemplars and not model.retriever:
+            problems.append(f"{name}.exemplars needs a retriever: add one, such as +dmsr")
+    model.touched.clear()  # nothing has been trained yet
+    if problems:
+        raise UsageError("the recipe's stages cannot be trained", problems)
+
+
+def _begin(recipe: Recipe, folder: StudyFolder, out: Path, tokenizer: Any) -> None:
     if (out / "recipe.toml").exists():
-        earlier = Recipe.open(out / "recipe.toml")
-        if not resume:
-            raise UsageError(f"{out} holds a run already; go on with --resume, or give another --out")
-        if earlier.hash != recipe.hash:
-            raise UsageError(f"{out} holds recipe {earlier.hash}, not {recipe.hash}: a run goes on only with its own recipe")
-        earlier_data = _read_json(out / "run.json")["data"]
-        if Path(earlier_data) != folder.path.resolve():
-            raise UsageError(f"{out} was trained on {earlier_data}; a run goes on only with its own data")
-        return
-    if resume:
-        raise UsageError(f"{out} holds no run to resume; leave --resume out")
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty and holds no run; give another --out")
-    (out / "stages").mkdir(parents=True, exist_ok=True)
-    _write_json(out / "run.json", {"data": str(folder.path.resolve()), "dataset": folder.card.get("name"), "split": "test",
-                                   "started": time.strftime("%Y-%m-%dT%H:%M:%S")})
-    _write_json(out / "environment.json", environment(recipe))
-    recipe.save(out / "recipe.toml")
+        raise UsageError(f"{out} holds a run already; go on with --resume, or give another --out")
+    with new_folder(out) as partial:
+        (partial / "stages").mkdir()
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial / TOKENIZER)
+        started = {
+            "data": str(folder.path.resolve()),
+            "dataset": folder.card["name"],
+            "split": "test",
+            "started": _now(),
+        }
+        write_json(partial / RUN, {**started, "fingerprint": fingerprint(folder.path)})
+        write_json(partial / "environment.json", environment(recipe))
+        recipe.save(partial / "recipe.toml")
 
 
 def environment(recipe: Recipe) -> dict[str, Any]:
     """What a run depended on besides its recipe."""
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "versions": recipe.versions,
         "recipe": recipe.hash,
@@ -93,136 +156,116 @@ def environment(recipe: Recipe) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "seed": recipe.seed,
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
     }
 
 
-def _tokenizer(recipe: Recipe, folder: StudyFolder, out: Path) -> Any:
+def _commit() -> str | None:
+    """The commit of rrg's own checkout, `-dirty` where it was changed; None where it is no checkout."""
+    file = Path(__file__)
+    git = ["git", "-C", str(file.parent)]
+    try:  # an installed copy may lie within somebody else's checkout, which doesn't track it
+        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)
+        described = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+def _tokenizer(recipe: Recipe, folder: StudyFolder, saved: Path | None) -> Any:
     """The run's own tokenizer, for a host that learns it from the training reports; None for one that has its own."""
     if not recipe.host.vocab_size:
         return None
-    saved = out / "tokenizer"
-    if not saved.exists():
-        partial = out / f".tokenizer.{os.getpid()}"
-        learn_tokenizer([study.findings for study in folder.split("train")], recipe.host.vocab_size).save_pretrained(partial)
-        os.replace(partial, saved)
-    return open_tokenizer(saved)
+    if saved is not None:
+        return open_tokenizer(saved)
+    return learn_tokenizer([study.findings for study in folder.split("train")], recipe.host.vocab_size)
 
 
-def _run_stage(model: RRGModel, folder: StudyFolder, name: str, done: Path, log: Path, workers: int) -> None:
+def _run_stage(
+    model: RRGModel, folder: StudyFolder, name: str, done: Path, *, log: Path, workers: int, save_steps: int | None
+) -> None:
     stage: StageConfig = model.configs[name]
     partial = done.with_name(f"{done.name}.partial")
     partial.mkdir(exist_ok=True)
-    splits = {split: folder.split(split) for split in ("train", "val")}
+    train, val = folder.split("train"), folder.split("val")
     shown = None
+    here = _process()
     if stage.exemplars:
-        if not (partial / "index").exists():
+        # The index holds the weights of the stage's start, so an interrupted stage finds it ready.
+        if here.is_main_process and not (partial / "index").exists():
             build_index(model, folder).save(partial / "index")
+        here.wait_for_everyone()
         index = Index.open(partial / "index")
-        shown = {i: e.report for s in splits.values() for i, e in exemplars(model, folder, s, index).items()}
+        shown = {
+            i: entry.report for split in (train, val) for i, entry in exemplars(model, folder, split, index).items()
+        }
     trainer = StageTrainer(
-        model=model,
-        args=_arguments(stage, partial, model.recipe.seed, workers),
-        train_dataset=Studies(folder, splits["train"], model.recipe),
-        eval_dataset=Studies(folder, splits["val"], model.recipe) if splits["val"] else None,
-        data_collator=Collator(Prompt(model.recipe, model.host), learn=True, exemplars=shown),
-        callbacks=[Log(log, name)],
+        model,
+        name=name,
+        log=log,
+        save_steps=save_steps,
+        args=_arguments(stage, partial, model.recipe.seed, workers, validate=bool(val)),
+        train_dataset=Studies(folder, train, model.recipe),
+        eval_dataset=Studies(folder, val, model.recipe) if val else None,
+        data_collator=Collator(Prompt(model.recipe, model.host), shown),
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial)))
-    save_weights(model, partial)
-    for checkpoint in partial.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    os.replace(partial, done)
+    last = checkpoints(partial)[-1:]
+    if last and _is_final(last[0]):
+        load_weights(model, last[0])
+    else:
+        trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+    if here.is_main_process:
+        save_weights(model, partial)
+        os.replace(partial, done)
+        _remove_checkpoints(done)
+    here.wait_for_everyone()
 
 
-def _arguments(stage: StageConfig, folder: Path, seed: int, workers: int) -> TrainingArguments:
-    assert stage.warmup is not None
-    return TrainingArguments(
+def _is_final(checkpoint: Path) -> bool:
+    """Whether the stage's last step is taken; a Trainer resumed there would take one more."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return bool(state.global_step >= state.max_steps)
+
+
+def _remove_checkpoints(stage: Path) -> None:
+    for path in (stage / ".writing", *checkpoints(stage)):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _arguments(stage: StageConfig, folder: Path, seed: int, workers: int, *, validate: bool) -> TrainingArguments:
+    arguments = TrainingArguments(
         output_dir=str(folder),
         seed=seed,
+        use_cpu=not torch.cuda.is_available(),
         num_train_epochs=stage.epochs,
         max_steps=stage.max_steps,
         per_device_train_batch_size=stage.batch_size,
-        per_device_eval_batch_size=max(stage.batch_size or 1, 16),
+        per_device_eval_batch_size=stage.batch_size,
         gradient_accumulation_steps=stage.accumulation,
         learning_rate=stage.lr,
         weight_decay=stage.weight_decay,
         warmup_steps=stage.warmup,  # below 1 it is a share of all steps
         lr_scheduler_type=stage.schedule,
         max_grad_norm=stage.max_grad_norm,
-        eval_strategy="epoch",
+        eval_strategy="epoch" if validate else "no",
         save_strategy="epoch",
         logging_steps=10,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
         prediction_loss_only=True,
         remove_unused_columns=False,
         label_names=["labels"],
         report_to=[],
         dataloader_num_workers=workers,
         dataloader_pin_memory=torch.cuda.is_available(),
-        accelerator_config={"use_seedable_sampler": True},
     )
+    # Several GPUs without a launcher would mean DataParallel, whose replicas don't share what injection prepares.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
-class StageTrainer(Trainer):
-    """The Trainer, with our weight files, checkpoints that appear at once, and every loss in the log."""
-
-    model: RRGModel
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs:
-            logs = {**logs, **{f"loss/{name}": round(value, 4) for name, value in self.model.parts.items()}}
-        super().log(logs, *args, **kwargs)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        save_weights(self.model, Path(output_dir or self.args.output_dir))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(self.model, Path(resume_from_checkpoint))
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return os.path.join(self.args.output_dir, ".writing") if self._writing else self.args.output_dir
-
-    _writing = False
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write beside, then rename: a checkpoint that is there is whole. Only the newest stays."""
-        folder, self._writing = Path(self.args.output_dir), True
-        try:
-            shutil.rmtree(folder / ".writing", ignore_errors=True)
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._writing = False
-        older = list(folder.glob("checkpoint-*"))
-        for written in (folder / ".writing").glob("checkpoint-*"):
-            os.replace(written, folder / written.name)
-        shutil.rmtree(folder / ".writing")
-        for checkpoint in older:
-            shutil.rmtree(checkpoint)
-
-
-class Log(TrainerCallback):
-    """Append every logged value to the run's log.jsonl."""
-
-    def __init__(self, path: Path, stage: str) -> None:
-        self.path, self.stage = path, stage
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        line = {"stage": self.stage, "step": state.global_step, **(logs or {})}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a JSON object")
-    return content
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S")

@@ -5,12 +5,16 @@ import rrg
 
 @rrg.hookimpl
 def rrg_encoders() -> list[rrg.Piece]:
-    return [rrg.Piece("lead.experts", "rrg_lead.experts:Experts", "one binary classifier per observation (section 2.2)")]
+    return [
+        rrg.Piece("lead.experts", "rrg_lead.experts:Experts", "one binary classifier per observation (section 2.2)")
+    ]
 
 
 @rrg.hookimpl
 def rrg_injectors() -> list[rrg.Piece]:
-    return [rrg.Piece("lead.gate", "rrg_lead.gate:Gate", "gated fusion of the experts at every decoder layer (eq. 1, 2)")]
+    return [
+        rrg.Piece("lead.gate", "rrg_lead.gate:Gate", "gated fusion of the experts at every decoder layer (eq. 1, 2)")
+    ]
 
 
 @rrg.hookimpl
@@ -20,4 +24,6 @@ def rrg_losses() -> list[rrg.Piece]:
 
 @rrg.hookimpl
 def rrg_stages() -> list[rrg.Piece]:
-    return [rrg.Piece("lead.train", "rrg_lead.train:Train", "vision, connector and LEAD's modules in full, LoRA (2.4, 3.3)")]
+    return [
+        rrg.Piece("lead.train", "rrg_lead.train:Train", "vision, connector and LEAD's modules in full, LoRA (2.4, 3.3)")
+    ]

@@ -12,11 +12,15 @@ from rrg.config import InjectorConfig
 
 
 class GateConfig(InjectorConfig):
-    projection: Literal["layer", "shared"] = Field("layer", description="φ: one MLP per layer, or one for all (table 4)")
+    projection: Literal["layer", "shared"] = Field(
+        "layer", description="φ: one MLP per layer, or one for all (table 4)"
+    )
     fusion: Literal["gate", "add"] = Field("gate", description="eq. 2, or h + e^l (table 4)")
     width: int = Field(512, ge=1, description="hidden width of φ; not stated in the paper")
     rank: int = Field(0, ge=0, description="rank of the gate's weight, 0: full, 2·d² values a layer; not in the paper")
-    bias: float = Field(-4.0, description="where the gate starts: σ(-4) = 0.018, nearly closed; not stated in the paper")
+    bias: float = Field(
+        -4.0, description="where the gate starts: σ(-4) = 0.018, nearly closed; not stated in the paper"
+    )
 
 
 class Prepared(NamedTuple):

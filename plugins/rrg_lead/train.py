@@ -16,10 +16,12 @@ class Train(StageConfig):
     vision: Literal["frozen", "full"] | None = "full"
     connector: Literal["frozen", "full"] | None = "full"
     llm: Literal["frozen", "lora", "full"] | None = "lora"
-    pieces: list[str] | None = ["lead.*"]
+    pieces: list[str] | None = Field(["lead.*"])
     lora: LoRA | None = LoRA(r=64, alpha=128)
     epochs: float | None = 8
-    batch_size: int | None = Field(4, description="4 studies, accumulated 4 times: the paper's total of 16 on one device")
+    batch_size: int | None = Field(
+        4, description="4 studies, accumulated 4 times: the paper's total of 16 on one device"
+    )
     accumulation: int | None = 4
     lr: float | None = 2e-4
     warmup: float | None = 0.03

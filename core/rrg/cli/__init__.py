@@ -1,13 +1,14 @@
 """The command `rrg`. Command modules import what is heavy when they run, so that --help stays quick."""
 
 import argparse
+import os
 import sys
 from importlib import import_module
-
-COMMANDS = ("compose", "plugins", "data", "train", "generate", "evaluate", "run")
+from pkgutil import iter_modules
 
 
 def parser() -> argparse.ArgumentParser:
+    """The whole command line: every module of this folder that has no underscore before its name is a command."""
     from rrg import __version__
 
     root = argparse.ArgumentParser(
@@ -17,8 +18,9 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"rrg {__version__}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        import_module(f"rrg.cli.{name}").add(commands)
+    for name in sorted(module.name for module in iter_modules(__path__)):
+        if not name.startswith("_"):
+            import_module(f"rrg.cli.{name}").add(commands)
     return root
 
 
@@ -28,12 +30,14 @@ def main(argv: list[str] | None = None) -> int:
 
     args = parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except RRGError as error:
         print(f"rrg: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader, such as head, has seen enough; the flush at exit would raise again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("rrg: interrupted; what was finished is kept", file=sys.stderr)

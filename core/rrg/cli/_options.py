@@ -12,20 +12,25 @@ def add_composition(parser: argparse.ArgumentParser, expression: str | None) -> 
     """The options of a composition. expression: nargs of the positional; None where the command has none."""
     if expression is not None:
         parser.add_argument("expression", nargs=expression, metavar="EXPR", help="methods and pieces joined by +")
-    parser.add_argument("--host", metavar="NAME", help="language model: a known name, a hub id or a folder (default: tiny)")
+    parser.add_argument(
+        "--host", metavar="NAME", help="language model: a known name, a hub id or a folder (default: tiny)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting: piece.field=VALUE")
     parser.add_argument("--drop", action="append", default=[], metavar="PIECE", help="leave a piece out")
-    parser.add_argument("--wire", action="append", default=[], metavar="READER.SIGNAL=PROVIDER", help="who feeds a reader")
+    parser.add_argument(
+        "--wire", action="append", default=[], metavar="READER.SIGNAL=PROVIDER", help="who feeds a reader"
+    )
     parser.add_argument("--from", dest="start", type=Path, metavar="RECIPE", help="begin from a recipe file")
 
 
 def composed(args: argparse.Namespace) -> "Recipe":
     """The recipe that the options mean."""
-    from rrg.composition import compose, parse_setting
+    from rrg.composition import compose
     from rrg.recipe import Recipe
+    from rrg.settings import parse_setting, parse_wire
 
     settings: dict[str, Any] = dict(parse_setting(text) for text in args.set)
-    wire = dict(parse_setting(text, "--wire") for text in args.wire)
+    wire = dict(parse_wire(text) for text in args.wire)
     return compose(
         args.expression,
         host=args.host,
@@ -46,6 +51,8 @@ def quiet_libraries() -> None:
     import warnings
 
     import rrg._torchvision  # noqa: F401  before transformers
+
+    # isort: split
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, write the metrics atomically, print them."""
     from pathlib import Path
 
-    from rrg.data.study import StudyFolder
-    from rrg.errors import DataError
+    from rrg.cli._data import open_folder
+    from rrg.errors import UsageError
     from rrg.evaluate import evaluate, read_predictions
     from rrg.evaluate.predictions import FILE, read_run
     from rrg.evaluate.scores import write_scores
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     data, split = args.data or made_from.get("data"), args.split or made_from.get("split", "test")
     predictions = read_predictions(path)
     if data is None:
-        raise DataError(f"{path.parent}: no run.json says which data these predictions are of; add --data DIR")
-    scores = evaluate(predictions, StudyFolder.open(data), args.protocol, split=split, rules=args.rules, seed=args.seed)
+        raise UsageError(f"{path.parent}: no run.json says which data these predictions are of; add --data DIR")
+    scores = evaluate(predictions, open_folder(data), args.protocol, split=split, rules=args.rules, seed=args.seed)
     output = Path(args.output) if args.output else path.parent / "metrics.json"
     write_scores(scores, output)
     print(scores.to_json() if args.json else f"{scores.table()}\n\nWritten to {output}")

@@ -3,13 +3,20 @@
 import argparse
 from pathlib import Path
 
+_EXAMPLE = """\
+example:
+  rrg generate runs/demo --data data/iu-xray --split test
+  rrg generate runs/demo --image frontal.png lateral.png
+"""
+
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "generate",
         help="write reports for films",
-        description="Write reports: for a split of the data, into RUN/predictions.jsonl; or for the films of one study.",
-        epilog="example: rrg generate runs/demo --image frontal.png lateral.png",
+        description="Write reports: for a split of the data, into predictions.jsonl; or for the films of one study.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("path", metavar="RUN", type=Path, help="run folder of rrg train")
     source = parser.add_mutually_exclusive_group()
@@ -19,7 +26,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N studies")
     parser.add_argument("--beams", type=int, metavar="N", help="beam search (default: the recipe's)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="studies at once (default: the recipe's)")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: RUN/predictions.jsonl")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="default: RUN/predictions.jsonl; RUN/predictions.SPLIT.jsonl "
+        "for another split than test"
+    )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
     parser.add_argument("--json", action="store_true", help="with --image: exemplar and probabilities too")
     parser.set_defaults(run=run)
@@ -28,21 +38,22 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     import json
 
+    from rrg.cli._data import open_folder
     from rrg.cli._options import quiet_libraries
+    from rrg.run_folder import run_data
 
+    folder = None if args.image else open_folder(args.data or run_data(args.path))
     quiet_libraries()
-    from rrg.run import load, run_data, write_predictions
+    from rrg.run import load, write_predictions
 
     settings = {k: v for k, v in {"beams": args.beams, "batch_size": args.batch_size}.items() if v is not None}
     reporter = load(args.path, args.device)
-    if args.image:
-        [(report, evidence)] = reporter.generate_studies([args.image], **settings)
-        print(json.dumps({"report": report, **evidence}, indent=2) if args.json else report)
+    if folder is None:
+        [report] = reporter.generate_studies([args.image], **settings)
+        print(json.dumps(report.to_json(), indent=2) if args.json else report.text)
         return 0
-    from rrg.data.study import StudyFolder
-
-    folder = StudyFolder.open(args.data or run_data(args.path))
-    output = args.output or args.path / "predictions.jsonl"
+    name = "predictions.jsonl" if args.split == "test" else f"predictions.{args.split}.jsonl"
+    output = args.output or args.path / name
     written = write_predictions(reporter, folder, args.split, output, limit=args.limit, **settings)
     print(f"wrote {len(written)} reports to {output}")
     return 0

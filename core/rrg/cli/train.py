@@ -12,33 +12,45 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "stage's weights, the log and the retrieval index; an interrupted run goes on with --resume.",
         epilog="example: rrg train recipe.toml --data data/iu-xray --out runs/lead-dmsr",
     )
-    parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE", help="file of rrg compose -o; the run's own with --resume")
+    parser.add_argument(
+        "recipe", nargs="?", type=Path, metavar="RECIPE", help="file of rrg compose -o; the run's own with --resume"
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="data folder; the run's own with --resume")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to make")
-    parser.add_argument("--resume", action="store_true", help="go on where RUN was interrupted")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode films (default: 0)")
+    add_training(parser)
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    import json
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """The options of whatever trains."""
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to make")
+    parser.add_argument("--resume", action="store_true", help="go on where RUN was interrupted")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode films (default: 0)")
+    parser.add_argument(
+        "--save-steps", type=int, metavar="N", help="checkpoint every N optimizer steps too (default: at epochs' ends)"
+    )
 
+
+def run(args: argparse.Namespace) -> int:
+    from rrg.cli._data import open_folder
     from rrg.cli._options import quiet_libraries
     from rrg.errors import UsageError
     from rrg.recipe import Recipe
+    from rrg.run_folder import read_run, run_data
 
     recipe, data = args.recipe, args.data
     if args.resume:
-        if not (args.out / "run.json").exists():
-            raise UsageError(f"{args.out} holds no run to resume; leave --resume out")
+        read_run(args.out)
         recipe = recipe or args.out / "recipe.toml"
-        data = data or Path(json.loads((args.out / "run.json").read_text(encoding="utf-8"))["data"])
+        data = data or run_data(args.out)
     if recipe is None or data is None:
-        raise UsageError("give a recipe and --data, such as: rrg train recipe.toml --data data/iu-xray --out runs/first")
+        raise UsageError(
+            "give a recipe and --data, such as: rrg train recipe.toml --data data/iu-xray --out runs/first"
+        )
     content = Recipe.open(recipe)
+    folder = open_folder(data)
     quiet_libraries()
     from rrg.training import train
 
-    train(content, data, args.out, resume=args.resume, workers=args.workers)
+    train(content, folder, args.out, resume=args.resume, workers=args.workers, save_steps=args.save_steps)
     print(f"trained {', '.join(content.stages)} of recipe {content.hash} into {args.out}")
     return 0

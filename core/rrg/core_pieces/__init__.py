@@ -7,7 +7,9 @@ from rrg.pieces import Piece
 @hookimpl
 def rrg_encoders() -> list[Piece]:
     return [
-        Piece("core.encoder", "rrg.core_pieces.encoder:Encoder", "films to patch_tokens by a timm or Hugging Face model"),
+        Piece(
+            "core.encoder", "rrg.core_pieces.encoder:Encoder", "films to patch_tokens by a timm or Hugging Face model"
+        ),
         Piece("core.pool", "rrg.core_pieces.pool:Pool", "mean patch vector of a study"),
     ]
 

@@ -6,8 +6,8 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from rrg.config import PieceConfig
 from rrg.axes import Axes
+from rrg.config import PieceConfig
 
 
 class ConnectorConfig(PieceConfig):
@@ -20,7 +20,7 @@ class Prefix(NamedTuple):
 
 
 class Connector(nn.Module):
-    """visual_embeds = LN(Linear(patch_tokens)); one slot per patch."""
+    """visual_embeds = LN(Linear(patch_tokens)); one slot per patch, of zeros projected where there is none."""
 
     def __init__(self, config: ConnectorConfig, axes: Axes) -> None:
         super().__init__()
@@ -31,4 +31,5 @@ class Connector(nn.Module):
     def forward(
         self, patch_tokens: Float[Tensor, "batch patches vision"], patch_mask: Bool[Tensor, "batch patches"]
     ) -> Prefix:
-        return Prefix(self.dropout(self.norm(self.project(patch_tokens))), patch_mask)
+        kept = patch_tokens.masked_fill(~patch_mask.unsqueeze(-1), 0.0)  # attention times 0 would keep a NaN
+        return Prefix(self.dropout(self.norm(self.project(kept))), patch_mask)

@@ -1,5 +1,6 @@
 """Core's plain image encoder: any timm model by name, or any Hugging Face vision model by hub id or folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,16 @@ import rrg._torchvision  # noqa: F401  before timm and transformers
 from rrg.axes import Axes
 from rrg.config import PieceConfig
 from rrg.errors import UsageError
+from rrg.views import side_by_side
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class EncoderConfig(PieceConfig):
     model: str = Field("resnet10t", description="timm model name, or hub id or folder of a Hugging Face vision model")
-    pretrained: bool = Field(False, description="load timm's published weights; a hub id or folder always loads its own")
+    pretrained: bool = Field(
+        False, description="load timm's published weights; a hub id or folder always loads its own"
+    )
     options: dict[str, Any] = Field({}, description="further arguments of timm.create_model")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the patch tokens, in training")
 
@@ -29,69 +35,127 @@ class Patches(NamedTuple):
 class Encoder(nn.Module):
     """The last feature map of every film, films side by side: patches = views × positions of one film.
 
-    A grey film is repeated over a Hugging Face model's three channels and normalised by its ImageNet mean and deviation;
-    a timm model is built with one channel (pretrained kernels are summed over the colours, as timm does).
+    A grey film is repeated over a Hugging Face model's three channels; a timm model is built with one channel
+    (pretrained kernels are summed over the colours, as timm does). Films are normalised as published weights expect.
     """
 
     def __init__(self, config: EncoderConfig, axes: Axes) -> None:
         super().__init__()
         self.hugging_face = "/" in config.model or Path(config.model).is_dir()
-        self.backbone = _hugging_face(config) if self.hugging_face else _timm(config, axes.image)
-        self.vision = self.backbone.config.hidden_size if self.hugging_face else self.backbone.num_features
+        # Modules whose weights have a source: they are saved only once they are trained.
+        self.published = ("backbone",) if self.hugging_face or config.pretrained else ()
+        self.backbone: Any = _hugging_face(config) if self.hugging_face else _timm(config, axes.image)
+        self.vision = _width(self.backbone.config) if self.hugging_face else int(self.backbone.num_features)
         self.dropout = nn.Dropout(config.dropout)
         # Python floats, not buffers: nothing to save, nothing to move.
-        self.mean, self.std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if self.hugging_face else ((0.5,), (0.25,))
+        self.mean, self.std = _colour_statistics(config, self.backbone, self.hugging_face)
+        _check_size(self._patch(), axes.image, config.model)
 
     def forward(
         self,
         pixel_values: Float[Tensor, "batch views channels height width"],
         view_mask: Bool[Tensor, "batch views"],
     ) -> Patches:
-        batch, views = pixel_values.shape[:2]
-        films = pixel_values.flatten(0, 1)
+        # Only films that are there: a blank one would cost time and enter the statistics of batch normalisation. The
+        # meta device can't choose, since its tensors hold no values.
+        films = pixel_values.flatten(0, 1) if pixel_values.is_meta else pixel_values[view_mask]
         films = torch.cat([(films - mean) / std for mean, std in zip(self.mean, self.std, strict=True)], dim=1)
-        tokens = self._tokens(films.to(next(self.backbone.parameters()).dtype))
-        tokens = self.dropout(tokens).unflatten(0, (batch, views))
-        mask = view_mask.unsqueeze(-1).expand(batch, views, tokens.shape[2])
-        return Patches(tokens.flatten(1, 2), mask.flatten(1, 2))
+        tokens = self.dropout(self._tokens(films))
+        if pixel_values.is_meta:
+            tokens = tokens.unflatten(0, view_mask.shape).flatten(1, 2)
+            return Patches(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device="meta"))
+        return Patches(*side_by_side(tokens, view_mask))
 
     def _tokens(self, films: Tensor) -> Tensor:
-        """(batch·views, channels, height, width) to (batch·views, patches, vision)."""
+        """(films channels height width) to (films positions vision)."""
         if self.hugging_face:
-            config = self.backbone.config
-            hidden = self.backbone(pixel_values=films).last_hidden_state
+            hidden: Tensor = self.backbone(pixel_values=films).last_hidden_state
             if hidden.ndim == 4:
                 return hidden.flatten(2).transpose(1, 2)
-            return hidden[:, hidden.shape[1] - (films.shape[-1] // config.patch_size) ** 2 :]  # without class tokens
-        features = self.backbone.forward_features(films)
+            positions = (films.shape[-1] // self._patch()) ** 2
+            # Class and register tokens come first; a hierarchical model has none, and fewer positions than patches.
+            return hidden[:, max(hidden.shape[1] - positions, 0) :]
+        # Convolutions run a third faster on a CPU with channels last; tensor cores want it too.
+        features: Tensor = self.backbone.forward_features(films.contiguous(memory_format=torch.channels_last))
         if features.ndim == 3:
             return features[:, self.backbone.num_prefix_tokens :]
-        if features.shape[-1] == self.vision and features.shape[1] != self.vision:  # channels last, as Swin
-            features = features.permute(0, 3, 1, 2)
+        if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":  # as Swin
+            return features.flatten(1, 2)
         return features.flatten(2).transpose(1, 2)
+
+    def _patch(self) -> int:
+        """Side of a patch in pixels; 1 for a convolutional model, which reads films of any size."""
+        if self.hugging_face:
+            size = getattr(self.backbone.config, "patch_size", 1)
+        else:
+            size = getattr(getattr(self.backbone, "patch_embed", None), "patch_size", 1)
+        return int(size[0] if isinstance(size, Sequence) else size)
+
+
+def _check_size(patch: int, size: int, model: str) -> None:
+    if size % patch:
+        raise UsageError(
+            f"image.size={size}: {model} reads films whose side is a multiple of {patch}; "
+            f"set image.size={max(round(size / patch), 1) * patch}"
+        )
+
+
+def _on_meta() -> bool:
+    """Whether modules are being built for their shapes alone, as planning does: no weights are read then."""
+    return torch.get_default_device().type == "meta"
 
 
 def _timm(config: EncoderConfig, size: int) -> Any:
     import timm
 
-    options = dict(config.options)
+    def create(**options: Any) -> Any:
+        pretrained = config.pretrained and not _on_meta()
+        return timm.create_model(config.model, pretrained=pretrained, in_chans=1, num_classes=0, **options)
+
     try:
-        model = timm.create_model(config.model, pretrained=config.pretrained, in_chans=1, num_classes=0, **options)
-    except RuntimeError as error:
-        raise UsageError(f"core.encoder.model={config.model}: {error}; a timm name, a hub id or a folder") from error
-    except TypeError as error:
-        raise UsageError(f"core.encoder.options={options}: {error}") from error
-    if "img_size" not in options and getattr(model, "patch_embed", None) is not None and hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=(size, size))
-    return model
+        try:
+            return create(**{"img_size": size, **config.options})
+        except TypeError:  # a convolutional model has no image size
+            return create(**config.options)
+    except Exception as error:
+        raise UsageError(
+            f"core.encoder.model={config.model}, options={config.options}, image.size={size}: {_reason(error)}; "
+            "expected a timm name, a hub id or a folder, and a size that the model can read"
+        ) from error
 
 
 def _hugging_face(config: EncoderConfig) -> Any:
     from transformers import AutoConfig, AutoModel
 
     try:
-        if torch.get_default_device().type == "meta":
+        if _on_meta():
             return AutoModel.from_config(AutoConfig.from_pretrained(config.model))
         return AutoModel.from_pretrained(config.model, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"core.encoder.model={config.model}: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        raise UsageError(
+            f"core.encoder.model={config.model}: {_reason(error)}; expected a hub id or folder of a Hugging Face model"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _width(config: Any) -> int:
+    return int(config.hidden_size if hasattr(config, "hidden_size") else config.hidden_sizes[-1])
+
+
+def _colour_statistics(config: EncoderConfig, backbone: Any, hugging_face: bool) -> tuple[Sequence[float], ...]:
+    """Mean and deviation by input channel: the published ones of the weights, else of a film's grey values, about."""
+    if hugging_face:
+        from transformers import ImageProcessingMixin
+
+        try:
+            settings, _ = ImageProcessingMixin.get_image_processor_dict(config.model)
+        except OSError:  # a folder of weights alone
+            settings = {}
+        return settings.get("image_mean", IMAGENET_MEAN), settings.get("image_std", IMAGENET_STD)
+    if config.pretrained:
+        published = backbone.pretrained_cfg
+        return (sum(published["mean"]) / 3,), (sum(published["std"]) / 3,)
+    return (0.5,), (0.25,)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rrg.config import PieceConfig
 from rrg.axes import Axes
+from rrg.config import PieceConfig
 
 
 class Pooled(NamedTuple):
@@ -22,7 +22,6 @@ class Pool(nn.Module):
     def forward(
         self, patch_tokens: Float[Tensor, "batch patches vision"], patch_mask: Bool[Tensor, "batch patches"]
     ) -> Pooled:
-        weight = patch_mask.to(patch_tokens.dtype).unsqueeze(-1)
         # A masked patch may hold anything, infinities too: it is put to zero, not multiplied by it.
         kept = patch_tokens.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
-        return Pooled(kept.sum(dim=1) / weight.sum(dim=1).clamp(min=1.0))
+        return Pooled(kept.sum(dim=1) / patch_mask.sum(dim=1, keepdim=True).clamp(min=1))

@@ -13,11 +13,11 @@ class Train(StageConfig):
     vision: Literal["frozen", "full"] | None = "full"
     connector: Literal["frozen", "full"] | None = "full"
     llm: Literal["frozen", "lora", "full"] | None = "lora"
-    pieces: list[str] | None = ["*"]
+    pieces: list[str] | None = Field(["*"])
 
 
 class Exemplars(StageConfig):
-    """Go on as in the stage before, with retrieved reports in the prompt (DAST's DMSR beside another method's stages)."""
+    """Go on as the stage before, with retrieved reports in the prompt (DAST's DMSR beside another method's stages)."""
 
     exemplars: bool = True
     epochs: float | None = Field(1.0, gt=0, description="not stated in the papers: no paper mixes these methods")

@@ -17,6 +17,7 @@ from rrg.errors import DataError
 
 # Four times the pixels of the largest detectors (about 4,300 × 3,500).
 MAX_PIXELS = 64_000_000
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow
 
 
 def read_film(path: Path | str, size: int | None = None) -> np.ndarray:
@@ -35,12 +36,53 @@ def read_film(path: Path | str, size: int | None = None) -> np.ndarray:
         if size is not None and isinstance(image, JpegImageFile):
             image.draft("L", (2 * size, 2 * size))
         image.load()
-        if image.mode.startswith("I"):
-            return _sixteen_bit(image, size)
-        gray = image.convert("L")
-        if size is not None and gray.size != (size, size):
-            gray = gray.resize((size, size), Image.Resampling.BILINEAR)
-        return np.asarray(gray, dtype=np.float32) / np.float32(255)
+        return _gray(image, size)
+
+
+def film_array(film: np.ndarray | Image.Image, size: int | None = None) -> np.ndarray:
+    """A film that is in memory, as `read_film` gives one from disk: (height width) float32 in [0, 1].
+
+    film: a Pillow image of any mode, or an array (height width) or (height width colours, 1, 3 or 4) of uint8, uint16
+    or floats in [0, 1].
+
+    Raises: DataError for another shape or type, a value outside [0, 1], a Pillow image that cannot be decoded, or more
+    than 64 megapixels.
+    """
+    if isinstance(film, Image.Image):
+        if film.width * film.height > MAX_PIXELS:
+            raise DataError(
+                f"film of {film.width}×{film.height} pixels, above the limit of {MAX_PIXELS // 10**6} megapixels"
+            )
+        try:
+            film.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"film given as a Pillow image cannot be decoded: {error}") from error
+        return _gray(film, size) if film.mode != "F" else film_array(np.asarray(film), size)
+    values = np.asarray(film)
+    given = f"film given as an array of {values.dtype} {values.shape}"
+    colours = values.shape[2] if values.ndim == 3 else 1
+    if values.ndim not in (2, 3) or colours not in (1, 3, 4) or 0 in values.shape or values.size > MAX_PIXELS * 4:
+        raise DataError(f"{given}: expected (height, width), or (height, width, colours) with 1, 3 or 4 colours")
+    if values.dtype not in (np.uint8, np.uint16) and values.dtype.kind != "f":
+        raise DataError(f"{given}: expected uint8, uint16, or floats in [0, 1]")
+    if values.dtype.kind == "f" and not ((values >= 0) & (values <= 1)).all():
+        raise DataError(f"{given}: expected floats in [0, 1], found {values.min():g} to {values.max():g}; rescale them")
+    if values.dtype == np.uint16:
+        values = _scaled(values.astype(np.float32))
+    elif values.dtype == np.uint8:
+        values = values.astype(np.float32) / np.float32(255)
+    if values.ndim == 3:
+        values = values[..., :3] @ LUMA if colours > 1 else values[..., 0]
+    return _squashed(values.astype(np.float32), size)
+
+
+def _gray(image: Image.Image, size: int | None) -> np.ndarray:
+    if image.mode.startswith("I"):
+        return _squashed(_scaled(np.asarray(image, dtype=np.float32)), size)
+    gray = image.convert("L")
+    if size is not None and gray.size != (size, size):
+        gray = gray.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(gray, dtype=np.float32) / np.float32(255)
 
 
 def verify_film(path: Path | str) -> bytes:
@@ -86,9 +128,12 @@ def _read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _sixteen_bit(image: Image.Image, size: int | None) -> np.ndarray:
-    values = np.asarray(image, dtype=np.float32)
-    values = values / np.float32(65535 if values.max(initial=0) > 4095 else 4095)
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """16-bit or 12-bit grey values in [0, 1]."""
+    return values / np.float32(65535 if values.max(initial=0) > 4095 else 4095)
+
+
+def _squashed(values: np.ndarray, size: int | None) -> np.ndarray:
     if size is None or values.shape == (size, size):
         return values
     resized = Image.fromarray(values).resize((size, size), Image.Resampling.BILINEAR)

@@ -1,5 +1,6 @@
 """Build a host: the language model, its tokenizer, its adapters; with weights, at random, or on the meta device."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import nn
 
 import rrg._torchvision  # noqa: F401  before transformers
 from rrg.config import HostConfig, LoRA
-from rrg.errors import RRGError, UsageError
+from rrg.errors import DataError, RRGError, UsageError
 from rrg.hosts.names import read_config
 from rrg.hosts.qwen3_vl import Qwen3VLHost
 from rrg.hosts.text import TextHost
@@ -25,48 +26,71 @@ def build_host(config: HostConfig, lora: LoRA | None, *, weights: bool = True, t
 
     Raises RRGError where the weights or the tokenizer cannot be read.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen3VLForConditionalGeneration
-
-    native = config.kind == "qwen3-vl"
-    builder = Qwen3VLForConditionalGeneration if native else AutoModelForCausalLM
-    options = {"dtype": getattr(torch, config.dtype), "attn_implementation": "sdpa"}
-    if weights and config.source:
-        try:
-            model = builder.from_pretrained(config.source, config=None, **config.config, **options)
-            tokenizer = AutoTokenizer.from_pretrained(config.source)
-        except (OSError, ValueError) as error:
-            raise RRGError(
-                f"host {config.name}: weights or tokenizer of {config.source} cannot be read: {str(error).splitlines()[0]}; "
-                "download the model, or give its local folder as --host"
-            ) from error
-    else:
-        content = {**read_config(config.name), **config.config}
-        if config.vocab_size:
-            content["vocab_size"] = config.vocab_size
-        kind = content.pop("model_type")
-        architecture = AutoConfig.for_model(kind, **content)
-        model = builder._from_config(architecture, **options) if native else builder.from_config(architecture, **options)
+    try:
+        model, tokenizer = _read(config, tokenizer) if weights and config.source else (_architecture(config), tokenizer)
+    except RRGError:
+        raise
+    except Exception as error:  # a model folder that is wrong in any way may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RRGError(
+            f"host {config.name}: the model or tokenizer of {config.source or config.name} cannot be built: {reason}; "
+            "download the model, or give a whole local folder as --host"
+        ) from error
+    if not isinstance(getattr(model.get_decoder(), "layers", None), nn.ModuleList):
+        raise UsageError(
+            f"host {config.name}: {type(model).__name__} has no list of decoder layers; give a model of the LLaMA form"
+        )
     adapter = _adapt(model, config, lora) if lora is not None else None
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    host = (Qwen3VLHost if native else TextHost)(config, model, tokenizer)
+    host = (Qwen3VLHost if config.kind == "qwen3-vl" else TextHost)(config, model, tokenizer)
     object.__setattr__(host, "adapter", adapter)  # peft's view holds the same modules; it is no child of its own
     return host
 
 
-def _adapt(model: nn.Module, config: HostConfig, lora: LoRA) -> Any:
-    """Add LoRA to the decoder layers' linear modules in place; what comes back saves and loads peft's adapter folder."""
+def _read(config: HostConfig, tokenizer: Any) -> tuple[Any, Any]:
+    from transformers import AutoTokenizer
+
+    model = _class_of(config).from_pretrained(config.source, **config.config, **_options(config))
+    return model, tokenizer or AutoTokenizer.from_pretrained(config.source)
+
+
+def _architecture(config: HostConfig) -> Any:
+    from transformers import AutoConfig
+
+    content = {**read_config(config.name), **config.config}
+    if config.vocab_size:
+        content["vocab_size"] = config.vocab_size
+    return _class_of(config).from_config(AutoConfig.for_model(content.pop("model_type"), **content), **_options(config))
+
+
+def _class_of(config: HostConfig) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if config.kind == "qwen3-vl" else AutoModelForCausalLM
+
+
+def _options(config: HostConfig) -> dict[str, Any]:
+    return {"dtype": getattr(torch, config.dtype), "attn_implementation": "sdpa"}
+
+
+def _adapt(model: Any, config: HostConfig, lora: LoRA) -> Any:
+    """Add LoRA to the decoder layers' linear modules in place; what comes back saves and loads peft's folder."""
     from peft import LoraConfig, get_peft_model
 
     found = {n.rpartition(".")[2] for n, m in model.get_decoder().named_modules() if isinstance(m, nn.Linear)}
     targets = sorted(found & set(LINEAR))
     if not targets:
-        raise UsageError(f"host {config.name}: LoRA finds no linear layer of attention or feed-forward; has {sorted(found)}")
+        raise UsageError(
+            f"host {config.name}: LoRA finds no linear layer of attention or feed-forward; it has {sorted(found)}"
+        )
     where = r".*language_model.*\." if config.kind == "qwen3-vl" else r".*\."  # not the vision tower's layers
     settings = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=f"{where}({'|'.join(targets)})"
     )
-    return get_peft_model(model, settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # peft asks transformers for it
+        return get_peft_model(model, settings)
 
 
 def learn_tokenizer(reports: list[str], vocab_size: int) -> Any:
@@ -77,7 +101,9 @@ def learn_tokenizer(reports: list[str], vocab_size: int) -> Any:
 
     special = ["<pad>", "<s>", "</s>"]
     learner = ByteLevelBPETokenizer()
-    learner.train_from_iterator(reports, vocab_size=vocab_size, min_frequency=2, special_tokens=special, show_progress=False)
+    learner.train_from_iterator(
+        reports, vocab_size=vocab_size, min_frequency=2, special_tokens=special, show_progress=False
+    )
     learner._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=learner._tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
@@ -85,6 +111,11 @@ def learn_tokenizer(reports: list[str], vocab_size: int) -> Any:
 
 
 def open_tokenizer(folder: Path) -> Any:
+    """A run's own tokenizer. Raises DataError where the folder holds none."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{folder}: no tokenizer that can be read: {reason}") from error

@@ -5,7 +5,7 @@ language model. Where a composition brings its own `visual_embeds`, the model re
 DeepStack.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rrg.config import HostConfig
 from rrg.errors import UsageError
 from rrg.hosts.text import TextHost, positions
+from rrg.views import side_by_side
 
 
 class Qwen3VLHost(TextHost):
@@ -27,7 +28,7 @@ class Qwen3VLHost(TextHost):
     @property
     def tower(self) -> nn.Module:
         """Blocks and embeddings of the vision tower; the mergers are the `connector`."""
-        return self.model.model.visual
+        return cast(nn.Module, self.model.model.visual)
 
     def tower_parameters(self, connector: bool) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.tower.named_parameters() if ("merger" in n) == connector]
@@ -39,36 +40,34 @@ class Qwen3VLHost(TextHost):
         """Patches along one side of a film of `size` pixels."""
         step = self.patch * self.merge
         if size % step:
-            raise UsageError(f"image.size={size}: {self.config.name} reads films whose side is a multiple of {step}; "
-                             f"set image.size={round(size / step) * step or step}")
-        return size // self.patch
+            raise UsageError(
+                f"image.size={size}: {self.config.name} reads films whose side is a multiple of {step}; "
+                f"set image.size={round(size / step) * step or step}"
+            )
+        return int(size // self.patch)
 
     def tokens_of_film(self, size: int) -> int:
-        return (self.grid(size) // self.merge) ** 2
+        """Positions that one film of `size` pixels takes in the prompt."""
+        return int(self.grid(size) // self.merge) ** 2
 
     def see(self, pixel_values: Tensor, view_mask: Tensor) -> tuple[Tensor, Tensor, Any]:
         """Run the tower on the films that there are.
 
         pixel_values: (batch views channels height width) in [0, 1]. Gives patch_tokens (batch patches vision) before
-        merging, patch_mask (batch patches), and the tower's own output for the language model. On the meta device, where
-        positions cannot be computed, shapes alone.
+        merging, patch_mask (batch patches), and the tower's own output for the language model. On the meta device,
+        where positions cannot be computed, shapes alone.
         """
         if pixel_values.is_meta:
-            batch, patches = pixel_values.shape[0], pixel_values.shape[1] * self.grid(pixel_values.shape[-1]) ** 2
-            shape = torch.empty(batch, patches, self.vision, device="meta")
-            return shape, torch.ones(batch, patches, dtype=torch.bool, device="meta"), None
+            batch, count = pixel_values.shape[0], pixel_values.shape[1] * self.grid(pixel_values.shape[-1]) ** 2
+            shape = torch.empty(batch, count, self.vision, device="meta")
+            return shape, torch.ones(batch, count, dtype=torch.bool, device="meta"), None
         patches, grid = self.patchify(pixel_values[view_mask])
-        out = self.model.model.get_image_features(patches.to(self.tower.dtype), grid)
-        batch, views = view_mask.shape
-        per_film = patches.shape[0] // grid.shape[0]
-        seen = out.last_hidden_state.unflatten(0, (-1, per_film))
-        tokens = seen.new_zeros(batch, views, per_film, seen.shape[-1])
-        tokens[view_mask] = seen
-        mask = view_mask.unsqueeze(-1).expand(batch, views, per_film)
-        return tokens.flatten(1, 2), mask.flatten(1, 2), out
+        out = self.model.model.get_image_features(patches, grid)
+        tokens, mask = side_by_side(out.last_hidden_state.unflatten(0, (grid.shape[0], -1)), view_mask)
+        return tokens, mask, out
 
     def patchify(self, films: Tensor) -> tuple[Tensor, Tensor]:
-        """(films channels height width) to (films·patches, channels·time·patch²), merge blocks together, and the grids."""
+        """(films channels height width) to (films·patches, channels·time·patch²), merge blocks together, and grids."""
         side = self.grid(films.shape[-1])
         x = films.expand(-1, 3, -1, -1) * 2 - 1  # mean and deviation 0.5, as published
         m, p = self.merge, self.patch
@@ -84,13 +83,14 @@ class Qwen3VLHost(TextHost):
         side = self.grid(size)
         films = int(images.sum()) // self.tokens_of_film(size)
         grid = torch.tensor([[1, side, side]] * films, device=ids.device)
+        # The model is not asked to do this itself: from embeddings alone it can't find rows and columns of images.
         rope, _ = self.model.model.get_rope_index(ids, images, image_grid_thw=grid, attention_mask=mask)
         return {
             "inputs_embeds": self.model.get_input_embeddings()(ids),
             "attention_mask": mask,
             # Row 0 counts text positions; rows 1 to 3 are time, height and width.
             "position_ids": torch.cat([positions(mask)[None], rope]),
-            "mm_encoder_outputs": {"image": seen},
+            "mm_encoder_outputs": {"image": type(seen)(**seen)},  # a copy: generate repeats it in place for beams
         }
 
     def assemble(self, batch: dict[str, Tensor], visual_embeds: Tensor, visual_mask: Tensor) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A text language model as host: it reads [prompt before | visual prefix | prompt after, report] as embeddings."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,16 @@ class TextHost(nn.Module):
     film_tokens = 0  # image tokens that one film takes in the prompt; a text model's prefix is made of embeddings
 
     def __init__(self, config: HostConfig, model: Any, tokenizer: Any) -> None:
+        from transformers import GenerationConfig as Decoding
+
         super().__init__()
         self.config, self.model, self.tokenizer = config, model, tokenizer
+        model.generation_config = Decoding()  # the recipe decides: a published one may bring sampling and penalties
         self.adapter: Any = None  # peft's view of the same model, where adapters train
 
     @property
     def layers(self) -> nn.ModuleList:
-        return self.model.get_decoder().layers
+        return cast(nn.ModuleList, self.model.get_decoder().layers)
 
     @property
     def width(self) -> int:
@@ -34,7 +37,8 @@ class TextHost(nn.Module):
     def assemble(self, batch: dict[str, Tensor], visual_embeds: Tensor, visual_mask: Tensor) -> dict[str, Any]:
         """Arguments of the language model for a batch.
 
-        batch: before_ids (tokens), input_ids and attention_mask (batch text). visual_embeds: (batch slots host).
+        batch: before_ids (tokens), input_ids and attention_mask (batch text), labels where learning.
+        visual_embeds: (batch slots host), zeros or anything finite where visual_mask (batch slots) is false.
         """
         embed = self.model.get_input_embeddings()
         rows = visual_embeds.shape[0]
@@ -42,6 +46,8 @@ class TextHost(nn.Module):
         embeds = torch.cat([before, visual_embeds.to(before.dtype), embed(batch["input_ids"])], dim=1)
         ones = torch.ones(before.shape[:2], dtype=torch.long, device=embeds.device)
         mask = torch.cat([ones, visual_mask.long(), batch["attention_mask"]], dim=1)
+        # Labels lie over the end of the text, so what stands there keeps its place.
+        embeds, mask = gaps_first(embeds, mask, fixed=batch["labels"].shape[1] if "labels" in batch else 0)
         return {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions(mask)}
 
     def loss(self, inputs: dict[str, Any], labels: Tensor, smoothing: float) -> Tensor:
@@ -70,6 +76,17 @@ class TextHost(nn.Module):
         )
         ids = self.model.generate(**inputs, generation_config=decoding)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def gaps_first(embeds: Tensor, mask: Tensor, fixed: int) -> tuple[Tensor, Tensor]:
+    """Move each row's gaps (slots of absent films, padding of prompts) to its front, but for the last `fixed` places.
+
+    The next token is predicted at the place just before it, so neither a report nor generation may begin behind a gap.
+    embeds: (batch text host). mask: (batch text).
+    """
+    stays = torch.arange(mask.shape[1], device=mask.device) >= mask.shape[1] - fixed
+    order = torch.argsort((mask.bool() | stays).int(), dim=1, stable=True)
+    return embeds.gather(1, order.unsqueeze(-1).expand_as(embeds)), mask.gather(1, order)
 
 
 def positions(mask: Tensor) -> Tensor:

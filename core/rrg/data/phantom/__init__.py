@@ -126,5 +126,8 @@ def _mapper(workers: int) -> Iterator[partial]:
     # Spawned children import the caller's script again, which fails for one on standard input or without a main guard;
     # forked ones are safe as they use nothing that a threaded parent may hold locked (no torch, no logging).
     method = "fork" if sys.platform == "linux" else None
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method))
+    try:
         yield partial(pool.map, chunksize=8)
+    finally:
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C, what has not begun never does

@@ -94,8 +94,10 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
 
 def edge(distance: Array, radius: float) -> Array:
     """Relative chord of a body with a rounded border: 0 outside, 1 at `radius` mm inside its outline."""
-    inside = np.clip(distance / np.float32(radius), 0, 1)
-    return np.sqrt(inside * (2 - inside))
+    inside = distance / np.float32(radius)
+    np.clip(inside, 0, 1, out=inside)
+    inside *= 2 - inside
+    return np.sqrt(inside, out=inside)
 
 
 def smooth(distance: Array, width: float) -> Array:

@@ -276,7 +276,7 @@ def _pleural_other(canvas: Canvas, layers: Layers, a: Anatomy, f: Finding, rng: 
         smooth(0.20 * a.height - y, 20) if apical else bump(y, 0.58 * a.height, (0.17 + 0.03 * f.degree) * a.height)
     )
     if apical or canvas.view == "frontal":
-        rind = smooth(thick * wave * (1.3 if apical else extent) - inside, 2.5) * np.sqrt(extent)
+        rind = smooth(thick * wave * (2.0 if apical else extent) - inside, 2.5) * np.sqrt(extent)
         layers.haze += 55 * f.strength * rind * smooth(layers.lungs[f.side] - 1, 2)
     for _ in range(7):
         down = rng.uniform(0.03, 0.12) if apical else rng.uniform(0.45, 0.72)

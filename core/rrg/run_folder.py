@@ -1,0 +1,49 @@
+"""run.json: what a run folder was trained on. Light, so that commands can look before they load anything."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rrg.data.study import METADATA
+from rrg.errors import DataError, UsageError
+
+RUN = "run.json"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file atomically."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """The content of a run's run.json.
+
+    Raises UsageError where `run` holds no run, DataError where the file is corrupt.
+    """
+    try:
+        content = json.loads((run / RUN).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{run} holds no run; make one with: rrg train RECIPE --data DIR --out {run}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{run / RUN}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("data"), str):
+        raise DataError(f"{run / RUN}: expected a JSON object that names the `data` folder")
+    return content
+
+
+def run_data(run: Path) -> Path:
+    """The data folder that a run was trained on. Raises DataError where it is gone, and as `read_run` does."""
+    data = Path(read_run(run)["data"])
+    if not data.is_dir():
+        raise DataError(f"{data}, on which {run} was trained, is gone; give --data")
+    return data
+
+
+def fingerprint(data: Path) -> str:
+    """SHA-256 of a data folder's metadata: reports, labels, splits and the names of films."""
+    with (data / METADATA).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

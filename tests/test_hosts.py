@@ -1,0 +1,320 @@
+"""Hosts: a text model's prompt and loss, Qwen3-VL against its own processor and native run, wrong folders."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import batch_of, items, tiny_model
+from rrg.config import GenerationConfig, HostConfig, LoRA
+from rrg.errors import RRGError, UsageError
+from rrg.hosts.build import build_host, open_tokenizer
+from rrg.hosts.names import host_preset
+from rrg.hosts.qwen3_vl import Qwen3VLHost
+from rrg.hosts.text import TextHost, gaps_first, positions
+from rrg.model import RRGModel
+
+CONFIG = HostConfig(name="tiny", kind="text", prompt="{visual}{exemplar}", exemplar="{exemplar}")
+
+
+def folder_host(folder: Path | str, **settings: Any) -> HostConfig:
+    return HostConfig(**{**host_preset(str(folder))["host"], **settings})
+
+
+@pytest.fixture(scope="module")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    tiny_model("llama").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+# Text hosts
+
+
+def text_host(tokenizer: Any) -> TextHost:
+    return TextHost(CONFIG, tiny_model("llama"), tokenizer)
+
+
+def test_assemble_puts_the_prefix_between_the_prompts_halves_and_gaps_first(tokenizer: Any) -> None:
+    host = text_host(tokenizer)
+    batch = {
+        "before_ids": torch.tensor([1, 9]),
+        "input_ids": torch.tensor([[5, 6, 7], [0, 8, 9]]),
+        "attention_mask": torch.tensor([[1, 1, 1], [0, 1, 1]]),
+    }
+    prefix, mask = torch.randn(2, 4, 24), torch.tensor([[True] * 4, [True, True, False, False]])
+    inputs = host.assemble(batch, prefix, mask)
+    embed = host.model.get_input_embeddings()
+    whole = torch.cat([embed(batch["before_ids"]), prefix[0], embed(batch["input_ids"][0])])
+    assert torch.equal(inputs["inputs_embeds"][0], whole)
+    kept = torch.cat([embed(batch["before_ids"]), prefix[1, :2], embed(batch["input_ids"][1, 1:])])
+    assert torch.equal(inputs["inputs_embeds"][1, 3:], kept)
+    assert inputs["attention_mask"].tolist() == [[1] * 9, [0, 0, 0, 1, 1, 1, 1, 1, 1]]
+    assert inputs["position_ids"].tolist() == [list(range(9)), [0, 0, 0, 0, 1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("fixed", "mask", "order"),
+    [
+        (0, [1, 0, 1, 1, 0, 0], [1, 4, 5, 0, 2, 3]),
+        (3, [1, 0, 1, 1, 0, 0], [1, 0, 2, 3, 4, 5]),  # the padding of a batch to learn from
+        (2, [0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_gaps_first(fixed: int, mask: list[int], order: list[int]) -> None:
+    embeds, moved = gaps_first(torch.arange(6.0).view(1, 6, 1), torch.tensor([mask]), fixed)
+    assert embeds.flatten().tolist() == order
+    assert moved.flatten().tolist() == [mask[i] for i in order]
+
+
+def test_loss_is_the_mean_cross_entropy_of_the_next_scored_token(tokenizer: Any) -> None:
+    host = text_host(tokenizer)
+    ids = torch.tensor([[1, 40, 41, 42, 2], [1, 50, 2, 0, 0]])
+    labels = torch.tensor([[-100, -100, 41, 42, 2], [-100, 50, 2, -100, -100]])
+    embeds, mask = host.model.get_input_embeddings()(ids), torch.ones_like(ids)
+    inputs = {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions(mask)}
+    with torch.no_grad():
+        chances = host.model(ids).logits.log_softmax(-1)
+        loss = host.loss(inputs, labels, 0.0)
+        # The prefix is not labelled: labels cover the sequence's end alone.
+        short = host.loss(inputs, labels[:, 1:], 0.0)
+    scored = [-chances[r, t - 1, labels[r, t]] for r in range(2) for t in range(1, 5) if labels[r, t] != -100]
+    torch.testing.assert_close(loss, torch.stack(scored).mean())
+    torch.testing.assert_close(short, loss)
+
+
+def test_published_decoding_preferences_do_not_leak_into_generation(tokenizer: Any) -> None:
+    from transformers import GenerationConfig as Decoding
+
+    model = tiny_model("llama")
+    ids = torch.tensor([[1, 40, 41]])
+    inputs = {"inputs_embeds": model.get_input_embeddings()(ids), "attention_mask": torch.ones_like(ids)}
+    settings = GenerationConfig(max_new_tokens=8)
+    plain = TextHost(CONFIG, model, tokenizer).generate(inputs, settings)
+    model.generation_config = Decoding(repetition_penalty=9.0, do_sample=True, temperature=5.0, min_new_tokens=3)
+    assert TextHost(CONFIG, model, tokenizer).generate(inputs, settings) == plain
+
+
+@pytest.mark.parametrize("kind", ["llama", "phi3", "qwen3-vl"])
+def test_lora_adapts_every_linear_layer_of_the_language_model_alone(kind: str, tmp_path: Path, tokenizer: Any) -> None:
+    tiny_model(kind).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    host = build_host(folder_host(tmp_path), LoRA(r=2))
+    adapted = {n.partition(".lora_")[0] for n, _ in host.model.named_parameters() if ".lora_A" in n}
+    layers = host.model.get_decoder().layers
+    linear = sum(type(m).__name__ == "Linear" and "lora_" in n for n, m in layers.named_modules())
+    per_layer = 4 if kind == "phi3" else 7
+    assert len(adapted) == 3 * per_layer
+    assert linear == 2 * len(adapted)
+    assert not any("visual" in name for name in adapted)
+
+
+def test_bfloat16_folder_keeps_its_dtype_and_adapters_are_float32(llama_folder: Path) -> None:
+    host = build_host(folder_host(llama_folder, dtype="bfloat16"), LoRA(r=2))
+    dtypes = {"lora" if "lora_" in n else "base": p.dtype for n, p in host.model.named_parameters()}
+    assert dtypes == {"lora": torch.float32, "base": torch.bfloat16}
+
+
+# Folders and names that are wrong
+
+
+def broken(source: Path, folder: Path, change: Callable[[Path], None]) -> Path:
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    change(folder)
+    return folder
+
+
+def without_tokenizer(folder: Path) -> None:
+    for path in folder.glob("token*"):
+        path.unlink()
+
+
+def with_config(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+WRONG = {
+    "no tokenizer": without_tokenizer,
+    "unknown architecture": with_config(model_type="nothing-known"),
+    "no language model": with_config(model_type="dinov2"),
+    "other sizes": with_config(hidden_size=48),
+    "cut weights": cut_weights,
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_folder_is_one_clear_error(what: str, llama_folder: Path, tmp_path: Path) -> None:
+    folder = broken(llama_folder, tmp_path, WRONG[what])
+    reason = r"cannot be built: .+give a whole local folder|is no causal language model"
+    with pytest.raises(RRGError, match=rf"host .*({reason})") as error:
+        build_host(folder_host(folder), None)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_model_without_decoder_layers_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=320)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="GPT2LMHeadModel has no list of decoder layers"):
+        build_host(folder_host(tmp_path), None)
+
+
+def test_hub_id_offline_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=r"host nobody/nothing: .*hub cannot be reached"):
+        folder_host("nobody/nothing")
+
+
+def test_weights_of_a_known_host_offline_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RRGError, match=r"host vicuna-7b: .*download the model"):
+        build_host(folder_host("vicuna-7b"), None)
+
+
+def test_run_without_its_tokenizer_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RRGError, match="no tokenizer that can be read"):
+        open_tokenizer(tmp_path)
+
+
+# Qwen3-VL
+
+
+@pytest.fixture
+def qwen(qwen3_vl_folder: Path) -> Qwen3VLHost:
+    host = build_host(folder_host(qwen3_vl_folder), None)
+    assert isinstance(host, Qwen3VLHost)
+    return host.eval()
+
+
+def test_patchify_equals_transformers_own_processor(qwen: Qwen3VLHost) -> None:
+    from transformers import Qwen2VLImageProcessor
+
+    processor = Qwen2VLImageProcessor(
+        size={"shortest_edge": 64 * 64, "longest_edge": 16777216},
+        patch_size=16,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    grey = np.random.default_rng(0).integers(0, 256, (2, 64, 64), dtype=np.uint8)
+    expected = processor(images=[np.repeat(film[:, :, None], 3, 2) for film in grey], return_tensors="pt")
+    patches, grid = qwen.patchify(torch.from_numpy(grey / 255).float()[:, None])
+    torch.testing.assert_close(patches, expected.pixel_values, atol=1e-6, rtol=0)
+    assert torch.equal(grid, expected.image_grid_thw)
+
+
+@pytest.mark.parametrize("size", [33, 48])
+def test_film_size_that_does_not_fit_the_tower(qwen: Qwen3VLHost, size: int) -> None:
+    with pytest.raises(UsageError, match=rf"image.size={size}: .*multiple of 32; set image.size="):
+        qwen.grid(size)
+
+
+def native_inputs(model: RRGModel, batch: dict[str, Any]) -> dict[str, Any]:
+    """What the model's own processor would make of the batch."""
+    host: Any = model.host
+    patches, grid = host.patchify(batch["pixel_values"][batch["view_mask"]])
+    ids = batch["input_ids"]
+    return {
+        "input_ids": ids,
+        "attention_mask": batch["attention_mask"],
+        "mm_token_type_ids": (ids == host.model.config.image_token_id).int(),
+        "pixel_values": patches,
+        "image_grid_thw": grid,
+    }
+
+
+@pytest.mark.parametrize("films", [[1, 1], [1, 2], [2, 1, 2]])
+def test_native_path_equals_the_models_plain_forward(films: list[int], composed: Callable[..., RRGModel]) -> None:
+    model = composed("dmsr+lead.experts", host="qwen3-vl", **{"image.size": 64})
+    batch = batch_of(model, items(films, size=64))
+    with torch.no_grad():
+        expected = model.host.model(**native_inputs(model, batch)).logits
+        logits = model.host.model(**model._inputs(batch, model.signals(batch))).logits
+    kept = batch["attention_mask"].bool()
+    torch.testing.assert_close(logits[kept], expected[kept], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("beams", "returned"), [(1, 1), (3, 1), (3, 2)])
+def test_native_path_equals_the_models_own_generate(
+    beams: int, returned: int, composed: Callable[..., RRGModel]
+) -> None:
+    model = composed("lead.experts", host="qwen3-vl")
+    batch = batch_of(model, items([1, 2]), learn=False, exemplars={"s0": "The heart is normal."})
+    assert not batch["attention_mask"].all()
+    options = {"num_return_sequences": returned}
+    settings = GenerationConfig(max_new_tokens=6, beams=beams)
+    values = model.signals(batch)
+    first, _ = model.generate(batch, settings, values, **options)
+    again, _ = model.generate(batch, settings, values, **options)  # the tower's output survives its use
+    tokenizer = model.host.tokenizer
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    options |= {"max_new_tokens": 6, "num_beams": beams, "do_sample": False, **ends}
+    native = model.host.model.generate(**native_inputs(model, batch), **options)[:, batch["input_ids"].shape[1] :]
+    expected = [text.strip() for text in tokenizer.batch_decode(native, skip_special_tokens=True)]
+    assert first == again == expected
+
+
+def test_tower_runs_once_and_feeds_both_ways(composed: Callable[..., RRGModel]) -> None:
+    model = composed("lead", host="qwen3-vl")
+    calls = []
+    model.host.tower.register_forward_hook(lambda *_: calls.append(1))
+    model.generate(batch_of(model, items([1, 2]), learn=False))
+    assert calls == [1]
+
+
+def test_composition_with_its_own_encoder_replaces_tower_and_deepstack(composed: Callable[..., RRGModel]) -> None:
+    model = composed("core.encoder+lead", host="qwen3-vl", **{"lead.train.llm": "lora"})
+    assert not model.native
+    model.host.tower.register_forward_hook(lambda *_: pytest.fail("the tower ran"))
+    model.begin("lead.train")
+    batch = batch_of(model, items([1, 2]))
+    model(**batch)["loss"].backward()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not any(".visual." in name for name in trained)
+    assert any("core/encoder" in name for name in trained)
+    prompts = batch_of(model, items([1, 2]), learn=False)
+    image = model.host.model.config.image_token_id
+    assert not (prompts["input_ids"] == image).any()
+    assert len(model.generate(prompts)[0]) == 2
+
+
+def test_replaced_tower_reads_the_prefix_as_a_text_model_would(composed: Callable[..., RRGModel]) -> None:
+    model = composed("core.encoder", host="qwen3-vl")
+    batch = batch_of(model, items([2, 1]))
+    with torch.no_grad():
+        inputs = model._inputs(batch, model.signals(batch))
+        logits = model.host.model(**inputs).logits
+        hidden = model.host.model.model.language_model(
+            inputs_embeds=inputs["inputs_embeds"],
+            attention_mask=inputs["attention_mask"],
+            position_ids=positions(inputs["attention_mask"]),
+        ).last_hidden_state
+    torch.testing.assert_close(logits, model.host.model.lm_head(hidden))
+
+
+def test_native_stage_trains_tower_and_mergers_by_their_settings(composed: Callable[..., RRGModel]) -> None:
+    for vision in ("frozen", "full"):
+        for connector in ("frozen", "full"):
+            settings = {"lead.train.vision": vision, "lead.train.connector": connector, "lead.train.llm": "lora"}
+            model = composed("lead", host="qwen3-vl", **settings)
+            model.begin("lead.train")
+            visual = {n: p.requires_grad for n, p in model.host.tower.named_parameters()}
+            assert {grad for n, grad in visual.items() if "merger" in n} == {connector == "full"}
+            assert {grad for n, grad in visual.items() if "merger" not in n} == {vision == "full"}

@@ -1,0 +1,87 @@
+"""A stranger's package beside our wheel in a clean environment: it composes like the bundled methods."""
+
+import json
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STRANGER = Path(__file__).parent / "stranger"
+# What pip says where no package index can be reached: the build needs hatchling from there.
+NO_INDEX = re.compile(r"No matching distribution|Could not find a version|ConnectionError|Failed to establish")
+
+
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Our wheel and the stranger's, built from this checkout."""
+    folder = tmp_path_factory.mktemp("wheels")
+    isolation = ["--no-build-isolation"] if find_spec("hatchling") else []
+    built = command(
+        sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, *isolation, ROOT, STRANGER
+    )
+    if built.returncode and NO_INDEX.search(built.stderr):
+        pytest.skip("hatchling is not installed, and no package index can be reached to build with it")
+    assert built.returncode == 0, built.stderr
+    return {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
+
+
+@pytest.fixture(scope="module")
+def rrg(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command `rrg` of a fresh environment with both wheels; the dependencies are borrowed from this one."""
+    home = tmp_path_factory.mktemp("clean")
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    # A plain path in a .pth file brings the packages, not the .pth files among them, such as our editable install.
+    [site] = home.glob("lib/python*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--no-deps", "--ignore-installed"]
+    installed = command(*pip, *wheels.values())
+    assert installed.returncode == 0, installed.stderr
+    where = command(python, "-c", "import rrg, rrg_lead, rrg_focal; print(rrg.__file__, rrg_lead.__file__)")
+    assert all(path.startswith(str(home)) for path in where.stdout.split()), where
+    return home / "bin" / "rrg"
+
+
+def test_the_wheel_holds_what_runs_need(wheels: dict[str, Path]) -> None:
+    names = set(zipfile.ZipFile(wheels["rrg_compose"]).namelist())
+    files = [p for p in (ROOT / "core").rglob("*") if p.suffix in (".py", ".toml", ".json")]
+    files += (ROOT / "plugins").rglob("*.py")
+    expected = {str(p.relative_to(ROOT / ("core" if ROOT / "core" in p.parents else "plugins"))) for p in files}
+    assert expected <= names
+    assert "rrg/registry.toml" in names
+    assert not [name for name in names if name.startswith(("tests/", "docs/")) or name.endswith(".pyc")]
+
+
+def test_the_stranger_is_listed_beside_ours(rrg: Path) -> None:
+    listed = command(rrg, "plugins", "--json")
+    assert listed.returncode == 0, listed.stderr
+    plugins = {row["plugin"]: row for row in json.loads(listed.stdout)}
+    assert {"core", "lead", "dast", "focal"} <= set(plugins)
+    assert (plugins["focal"]["distribution"], plugins["focal"]["version"]) == ("rrg-focal", "0.3.0")
+    assert [(p["name"], p["kind"], p["problem"]) for p in plugins["focal"]["pieces"]] == [("focal.loss", "loss", None)]
+    assert all(plugin["problem"] is None for plugin in plugins.values())
+
+
+def test_the_stranger_composes(rrg: Path) -> None:
+    done = command(rrg, "compose", "lead+focal", "--set", "focal.loss.gamma=1.5", "--json")
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert content["recipe"]["pieces"]["focal.loss"] == {"weight": 1.0, "gamma": 1.5}
+    assert content["recipe"]["wire"]["focal.loss.disease_logits"] == "lead.experts"
+    assert content["recipe"]["versions"]["rrg-focal"] == "0.3.0"
+    assert content["plan"]["stages"][0]["losses"] == ["lead.bce", "focal.loss"]
+
+
+def test_the_stranger_is_small() -> None:
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in STRANGER.rglob("*.py")) <= 40
