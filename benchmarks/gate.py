@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from rrg_lead.gate import Gate, GateConfig
 from torch import Tensor
 
 from rrg.axes import Axes
+from rrg_lead.gate import Gate, GateConfig
 
 SHAPES = [(8, 256, 256), (8, 256, 1024), (8, 256, 2048)]  # batch, text, host
 TESTS = Path(__file__).parent.parent / "tests" / "test_lead.py"

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from data_sources import item, r2gen
 
+from data_sources import item, r2gen
 from rrg.cli import main
 from rrg.composition import compose
 

@@ -74,7 +74,9 @@ class Prompt:
         shown = ""
         if exemplar is not None:
             tokens = self.tokenizer(exemplar, add_special_tokens=False).input_ids[: self.recipe.text.exemplar]
-            shown = self.recipe.host.exemplar.replace("{exemplar}", self.tokenizer.decode(tokens))
+            # A report may hold the text of a control token, such as an image's: it must not become one.
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            shown = self.recipe.host.exemplar.replace("{exemplar}", text)
         after = self.after.replace("{exemplar}", shown)
         if self.film:
             return [], self._start(self.before + self.film * films + after)

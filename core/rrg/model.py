@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from rrg.augment import augment
@@ -23,7 +24,7 @@ from rrg.hosts.text import TextHost
 from rrg.inject import Injection
 from rrg.pieces import Registered
 from rrg.plugins import Plugins, find
-from rrg.recipe import Recipe
+from rrg.recipe import Recipe, validation_problems
 
 MODULE_KINDS = ("encoder", "connector", "loss", "retriever")
 
@@ -40,9 +41,7 @@ class RRGModel(nn.Module):
         self.recipe, self.host = recipe, host
         self.kinds = {name: piece.kind for name, piece in registered.items()}
         self.contracts: dict[str, Contract] = {name: contract_of(piece) for name, piece in registered.items()}
-        self.configs: dict[str, Any] = {
-            name: contract.config.model_validate(recipe.pieces[name]) for name, contract in self.contracts.items()
-        }
+        self.configs = {name: _settings(recipe, name, contract) for name, contract in self.contracts.items()}
         self.native = isinstance(host, Qwen3VLHost) and "patch_tokens" not in {
             port.signal for contract in self.contracts.values() for port in contract.gives
         }
@@ -274,6 +273,13 @@ class RRGModel(nn.Module):
                 if getattr(layer, "gradient_checkpointing", False):
                     layer.training = True  # only then does it checkpoint; the modules within it stay as they are
         return self
+
+
+def _settings(recipe: Recipe, name: str, contract: Contract) -> Any:
+    try:
+        return contract.config.model_validate(recipe.pieces[name])
+    except ValidationError as error:  # a recipe that was written by hand
+        raise UsageError(f"the recipe's settings of {name}", validation_problems(error, prefix=name)) from error
 
 
 def build(recipe: Recipe, *, plugins: Plugins | None = None, weights: bool = True, tokenizer: Any = None) -> RRGModel:

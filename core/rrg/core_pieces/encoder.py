@@ -25,6 +25,11 @@ class EncoderConfig(PieceConfig):
     )
     options: dict[str, Any] = Field({}, description="further arguments of timm.create_model")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the patch tokens, in training")
+    standardize: bool = Field(
+        False,
+        description="batch-normalise every position and channel: chest films look alike, and what sets one "
+        "apart is small beside what all share; for encoders that start at random",
+    )
 
 
 class Patches(NamedTuple):
@@ -50,6 +55,11 @@ class Encoder(nn.Module):
         # Python floats, not buffers: nothing to save, nothing to move.
         self.mean, self.std = _colour_statistics(config, self.backbone, self.hugging_face)
         _check_size(self._patch(), axes.image, config.model)
+        self.standardize: nn.Module | None = None
+        if config.standardize:
+            with torch.no_grad():
+                positions = self._tokens(torch.zeros(1, len(self.mean), axes.image, axes.image)).shape[1]
+            self.standardize = nn.BatchNorm1d(positions * self.vision, affine=False)
 
     def forward(
         self,
@@ -60,7 +70,10 @@ class Encoder(nn.Module):
         # meta device can't choose, since its tensors hold no values.
         films = pixel_values.flatten(0, 1) if pixel_values.is_meta else pixel_values[view_mask]
         films = torch.cat([(films - mean) / std for mean, std in zip(self.mean, self.std, strict=True)], dim=1)
-        tokens = self.dropout(self._tokens(films))
+        tokens = self._tokens(films)
+        if self.standardize is not None:
+            tokens = self.standardize(tokens.flatten(1)).view_as(tokens)
+        tokens = self.dropout(tokens)
         if pixel_values.is_meta:
             tokens = tokens.unflatten(0, view_mask.shape).flatten(1, 2)
             return Patches(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device="meta"))
