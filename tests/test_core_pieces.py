@@ -195,3 +195,15 @@ def test_wrong_model_or_size(
 def test_wrong_option_is_named() -> None:
     with pytest.raises(UsageError, match=r"'chanels': 3.*chanels"):
         encoder("resnet10t", options={"chanels": 3})
+
+
+@pytest.mark.parametrize("films", [1, 5])
+def test_standardised_features_have_mean_0_and_deviation_1_at_every_position(films):
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(standardize=True, options=SMALL_RESNET), Axes(host=8, layers=1, image=64))
+    pixels, mask = torch.rand(films, 1, 1, 64, 64), torch.ones(films, 1, dtype=torch.bool)
+    tokens = encoder.train()(pixels, mask).patch_tokens
+    assert tokens.isfinite().all()
+    if films > 1:
+        assert tokens.mean(dim=0).abs().max() < 1e-3
+        assert (tokens.var(dim=0, correction=0).mean() - 1).abs() < 0.1

@@ -245,9 +245,11 @@ def test_source_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.
 
 
 INTERRUPTED = """
-    import sys, time
+    import signal, sys, time
     from pathlib import Path
     from rrg.data.iu_xray import import_iu_xray
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts without it
 
     class Waiting:
         name = "waiting"

@@ -263,7 +263,7 @@ def test_the_command_prints_json_for_a_file_alone(
 @pytest.mark.parametrize(
     ("spoil", "code", "message"),
     [
-        (lambda run: (run / "run.json").unlink(), 1, "add --data DIR"),
+        (lambda run: (run / "run.json").unlink(), 2, "add --data DIR"),
         (lambda run: (run / "run.json").write_text("{"), 1, "cannot be read as JSON"),
         (lambda run: (run / "run.json").write_text('{"data": 3}'), 1, "both strings"),
         (lambda run: (run / "run.json").write_text('{"data": "gone"}'), 1, "gone"),

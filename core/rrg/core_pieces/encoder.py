@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         if config.standardize:
             with torch.no_grad():
                 positions = self._tokens(torch.zeros(1, len(self.mean), axes.image, axes.image)).shape[1]
-            self.standardize = nn.BatchNorm1d(positions * self.vision, affine=False)
+            self.standardize = Standardize(positions * self.vision, affine=False)
 
     def forward(
         self,
@@ -103,6 +103,15 @@ class Encoder(nn.Module):
         else:
             size = getattr(getattr(self.backbone, "patch_embed", None), "patch_size", 1)
         return int(size[0] if isinstance(size, Sequence) else size)
+
+
+class Standardize(nn.BatchNorm1d):
+    """Batch normalisation of (films features) that takes a single film too, by the statistics so far."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and len(input) == 1:
+            return nn.functional.batch_norm(input, self.running_mean, self.running_var, eps=self.eps)
+        return super().forward(input)
 
 
 def _check_size(patch: int, size: int, model: str) -> None:
