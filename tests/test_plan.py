@@ -107,9 +107,10 @@ def test_flops_grow_with_the_prompt() -> None:
 
 
 def test_checkpointing_and_batch_change_the_activations() -> None:
-    base = plan(compose("lead")).stages[0].memory["activations"]
+    base = plan(compose("lead", settings={"lead.train.batch_size": 16})).stages[0].memory["activations"]
     half = plan(compose("lead", settings={"lead.train.batch_size": 8})).stages[0].memory["activations"]
-    kept = plan(compose("lead", settings={"host.gradient_checkpointing": True})).stages[0].memory["activations"]
+    checkpointed = {"lead.train.batch_size": 16, "host.gradient_checkpointing": True}
+    kept = plan(compose("lead", settings=checkpointed)).stages[0].memory["activations"]
     assert half == base // 2
     assert kept < base
 

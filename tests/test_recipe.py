@@ -61,7 +61,7 @@ def test_versions_say_what_it_was_made_with(saved: Path) -> None:
         {"settings": {"stages.lr": 0.5}},
         {"settings": {"image.views": 1}},
         {"settings": {"text.report": 9}},
-        {"settings": {"generation.beams": 3}},
+        {"settings": {"generation.beams": 5}},
         {"settings": {"host.config": {"num_hidden_layers": 2}}},
         {"host": "smollm2-135m"},
         {"drop": ["lead.bce"]},

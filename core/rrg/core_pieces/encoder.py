@@ -57,9 +57,11 @@ class Encoder(nn.Module):
         _check_size(self._patch(), axes.image, config.model)
         self.standardize: nn.Module | None = None
         if config.standardize:
+            self.eval()  # a blank film must not enter the backbone's statistics
             with torch.no_grad():
                 positions = self._tokens(torch.zeros(1, len(self.mean), axes.image, axes.image)).shape[1]
-            self.standardize = Standardize(positions * self.vision, affine=False)
+            self.train()
+            self.standardize = nn.BatchNorm1d(positions * self.vision, affine=False)
 
     def forward(
         self,
@@ -70,10 +72,15 @@ class Encoder(nn.Module):
         # meta device can't choose, since its tensors hold no values.
         films = pixel_values.flatten(0, 1) if pixel_values.is_meta else pixel_values[view_mask]
         films = torch.cat([(films - mean) / std for mean, std in zip(self.mean, self.std, strict=True)], dim=1)
+        alone = self.training and len(films) == 1
+        if alone:  # one film has no statistics of a batch: it is normalised by those so far
+            self.eval()
         tokens = self._tokens(films)
         if self.standardize is not None:
             tokens = self.standardize(tokens.flatten(1)).view_as(tokens)
         tokens = self.dropout(tokens)
+        if alone:
+            self.train()
         if pixel_values.is_meta:
             tokens = tokens.unflatten(0, view_mask.shape).flatten(1, 2)
             return Patches(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device="meta"))
@@ -103,15 +110,6 @@ class Encoder(nn.Module):
         else:
             size = getattr(getattr(self.backbone, "patch_embed", None), "patch_size", 1)
         return int(size[0] if isinstance(size, Sequence) else size)
-
-
-class Standardize(nn.BatchNorm1d):
-    """Batch normalisation of (films features) that takes a single film too, by the statistics so far."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training and len(input) == 1:
-            return nn.functional.batch_norm(input, self.running_mean, self.running_var, eps=self.eps)
-        return super().forward(input)
 
 
 def _check_size(patch: int, size: int, model: str) -> None:
