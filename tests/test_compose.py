@@ -377,3 +377,11 @@ def test_a_piece_that_gives_another_shape_than_it_says(refused: Refused, install
     install("heads", piece("rrg_encoders", "heads.one", "heads_code:Heads"), heads_code=source)
     said = refused("dmsr+heads")
     assert "heads.one gives disease_logits of the shape (1, 13), annotated (batch diseases)" in said
+
+
+def test_a_stage_that_gives_a_field_its_own_default_keeps_the_fields_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = ["stages.epochs=-3", "lead.train.batch_size=0", "lead.train.weight_decay=-1"]
+    assert main(["compose", "lead+dmsr", *(word for setting in bad for word in ("--set", setting))]) == 2
+    error = capsys.readouterr().err
+    named = ("lead.train.epochs", "core.exemplars.epochs", "lead.train.batch_size", "lead.train.weight_decay")
+    assert [name for name in named if name not in error] == []

@@ -5,7 +5,7 @@ A field whose paper is silent says "not stated in the paper" in its description;
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class PieceConfig(BaseModel):
@@ -45,16 +45,32 @@ class StageConfig(PieceConfig):
     lora: LoRA | None = Field(None, description="adapters where llm = lora; the same in every stage")
     losses: list[str] = Field(["*"], description="names or patterns of the losses that take part")
     exemplars: bool = Field(False, description="whether retrieved reports stand in the prompt")
-    epochs: float | None = Field(None, gt=0, description="passes over the training split")
+    epochs: float | None = Field(None, description="passes over the training split")
     max_steps: int = Field(-1, description="stop after this many optimizer steps; -1: by epochs")
-    batch_size: int | None = Field(None, ge=1, description="studies per device and step")
-    accumulation: int | None = Field(None, ge=1, description="steps whose gradients are added up")
-    lr: float | None = Field(None, gt=0, description="peak learning rate of AdamW")
-    weight_decay: float | None = Field(None, ge=0)
-    warmup: float | None = Field(None, ge=0, description="linear warm-up: steps, or the share of all steps if below 1")
+    batch_size: int | None = Field(None, description="studies per device and step")
+    accumulation: int | None = Field(None, description="steps whose gradients are added up")
+    lr: float | None = Field(None, description="peak learning rate of AdamW")
+    weight_decay: float | None = None
+    warmup: float | None = Field(None, description="linear warm-up: steps, or the share of all steps if below 1")
     schedule: Literal["cosine", "linear", "constant"] | None = None
-    max_grad_norm: float | None = Field(None, gt=0)
+    max_grad_norm: float | None = None
     label_smoothing: float | None = Field(None, ge=0, lt=1, description="of the language-model loss")
+
+    # Validators, not the fields' own limits: a stage that gives a field another default would lose those.
+
+    @field_validator("epochs", "batch_size", "accumulation", "lr", "max_grad_norm")
+    @classmethod
+    def _above_0(cls, value: float | None) -> float | None:
+        if value is not None and not value > 0:
+            raise ValueError("input should be greater than 0")
+        return value
+
+    @field_validator("weight_decay", "warmup")
+    @classmethod
+    def _from_0(cls, value: float | None) -> float | None:
+        if value is not None and not value >= 0:
+            raise ValueError("input should be 0 or more")
+        return value
 
 
 STAGE_DEFAULTS = {

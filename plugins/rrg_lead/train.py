@@ -26,4 +26,4 @@ class Train(StageConfig):
     lr: float | None = 2e-4
     warmup: float | None = 0.03
     schedule: Literal["cosine", "linear", "constant"] | None = "cosine"
-    weight_decay: float | None = Field(0.01, ge=0, description="not stated in the paper")
+    weight_decay: float | None = Field(0.01, description="not stated in the paper")

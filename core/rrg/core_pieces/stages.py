@@ -20,4 +20,4 @@ class Exemplars(StageConfig):
     """Go on as the stage before, with retrieved reports in the prompt (DAST's DMSR beside another method's stages)."""
 
     exemplars: bool = True
-    epochs: float | None = Field(1.0, gt=0, description="not stated in the papers: no paper mixes these methods")
+    epochs: float | None = Field(1.0, description="not stated in the papers: no paper mixes these methods")

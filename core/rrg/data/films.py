@@ -120,7 +120,9 @@ def _open(path: Path | str, content: bytes | None = None) -> Iterator[JpegImageF
 def _read_bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise DataError(f"{path}: no such film")
+            raise DataError(
+                f"{path}: {'a folder, not a film' if path.is_dir() else 'no such film'}; give a JPEG or PNG file"
+            )
         if path.stat().st_size > MAX_FILM_BYTES:
             raise DataError(f"{path}: larger than {MAX_FILM_BYTES >> 20} MiB, which is refused")
         return path.read_bytes()
