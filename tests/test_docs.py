@@ -58,6 +58,13 @@ def test_every_make_target_of_a_page_exists():
     assert named <= targets
 
 
+def test_the_demo_composes(capsys):
+    demo = re.search(r"^DEMO := ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert demo
+    assert main(["compose", *shlex.split(demo[1].replace("\\\n", " "))]) == 0
+    assert "stage 3: core.exemplars: 2 epochs" in capsys.readouterr().out
+
+
 def test_the_guide_to_writing_a_piece_shows_the_package_that_the_tests_install():
     guide = (ROOT / "docs" / "writing-a-piece.md").read_text(encoding="utf-8")
     sources = [path for path in (ROOT / "tests" / "stranger").rglob("*") if path.suffix in (".py", ".toml")]

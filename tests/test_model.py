@@ -157,6 +157,28 @@ def test_losses_of_the_stage_alone_take_part(composed: Compose) -> None:
     assert set(model.parts) == {"report"}
 
 
+@pytest.mark.parametrize("host", ["tiny", "qwen3-vl"])
+def test_without_its_report_loss_a_stage_runs_and_trains_no_language_model(host: str, composed: Compose) -> None:
+    model = composed("core.pretrain+lead", host=host)
+    model.begin("core.pretrain")
+    model.host.model.register_forward_pre_hook(lambda *_: pytest.fail("the language model runs"))
+    found = gradients(model.train(), batch_of(model, items([1, 2])))
+    assert set(model.parts) == {"lead.bce"}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    tower = "host.model.model.visual." if host == "qwen3-vl" else "core/encoder."
+    assert {name for name in trained if not name.startswith(tower)} == {
+        name for name, _ in model.named_parameters() if name.startswith("lead/experts.")
+    }
+    assert any(name.startswith(tower) for name in found)
+    assert not any("merger" in name for name in trained)
+
+
+def test_a_stage_without_any_loss_is_refused(composed: Compose) -> None:
+    model = composed("core.pretrain+lead", **{"lead.bce.weight": 0.0})
+    with pytest.raises(UsageError, match=r"core.pretrain has nothing to learn from.*--set core.pretrain.report=true"):
+        model.begin("core.pretrain")
+
+
 @pytest.mark.parametrize("layers", [[3], [-1], [], [1, 1]])
 def test_layers_that_the_host_lacks_are_refused(layers: list[int], composed: Compose) -> None:
     with pytest.raises(UsageError, match=r"lead.gate.layers=.*which has 0 to 2"):

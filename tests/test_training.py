@@ -12,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from rrg.data.study import StudyFolder
 from rrg.errors import DataError, RRGError, UsageError
@@ -161,6 +163,21 @@ def _refused(recipe: Recipe, folder: StudyFolder, out: Path, says: str, **option
         train(recipe, folder, out, **options)
     assert ({path: path.read_bytes() for path in out.rglob("*") if path.is_file()} if out.is_dir() else None) == before
     assert not list(out.parent.glob(f".{out.name}.*"))
+
+
+def test_pretraining_leaves_the_language_model_as_it_starts(tmp_path: Path, folder: StudyFolder) -> None:
+    stages = {}
+    for steps in (1, 2):
+        recipe = tiny_recipe("core.pretrain+lead", core__pretrain__max_steps=steps, lead__train__max_steps=1)
+        train(recipe, folder, tmp_path / f"{steps}")
+        stages[steps] = tmp_path / f"{steps}" / "stages/01-core.pretrain"
+    for name, same in ("host", True), ("pieces", False):
+        one, two = (load_file(path / f"{name}.safetensors") for path in stages.values())
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one) == same
+    logged = {line["stage"]: line for line in log_of(tmp_path / "2") if "loss" in line}
+    assert {key for key in logged["core.pretrain"] if "/" in key} == {"loss/lead.bce"}
+    assert {key for key in logged["lead.train"] if "/" in key} == {"loss/report", "loss/lead.bce"}
 
 
 def test_a_run_is_not_overwritten(tiny_run: Path, folder: StudyFolder) -> None:

@@ -36,14 +36,18 @@ class LoRA(PieceConfig):
 
 
 class StageConfig(PieceConfig):
-    """One training stage, data only. `None` takes the value of the stage before (core's own default for the first)."""
+    """One training stage, data only. `None` takes the value of the stage before (core's own default for the first).
+
+    What a stage without `report` says of the language model is not handed on.
+    """
 
     vision: Literal["frozen", "full"] | None = Field(None, description="what gives patch_tokens: the vision tower")
     connector: Literal["frozen", "full"] | None = Field(None, description="what gives visual_embeds")
     llm: Literal["frozen", "lora", "full"] | None = Field(None, description="how the language model trains")
     pieces: list[str] | None = Field(None, description="names or patterns (lead.*) of all other pieces that train")
     lora: LoRA | None = Field(None, description="adapters where llm = lora; the same in every stage")
-    losses: list[str] = Field(["*"], description="names or patterns of the losses that take part")
+    losses: list[str] = Field(["*"], description="names or patterns of the auxiliary losses that take part")
+    report: bool = Field(True, description="whether the language model runs; without it the auxiliary losses train")
     exemplars: bool = Field(False, description="whether retrieved reports stand in the prompt")
     epochs: float | None = Field(None, description="passes over the training split")
     max_steps: int = Field(-1, description="stop after this many optimizer steps; -1: by epochs")

@@ -27,6 +27,7 @@ from rrg.plugins import Plugins, find
 from rrg.recipe import Recipe, validation_problems
 
 MODULE_KINDS = ("encoder", "connector", "loss", "retriever")
+REPORT = "report"  # the language model's loss, beside the auxiliary losses' names
 
 
 class RRGModel(nn.Module):
@@ -142,33 +143,40 @@ class RRGModel(nn.Module):
         """The stage's loss: the language model's plus every auxiliary loss by its weight."""
         if self.training and self.recipe.image.augment:
             batch["pixel_values"] = augment(batch["pixel_values"], self.recipe.image.augment)
-        smoothing = (self.stage.label_smoothing if self.stage else 0.0) or 0.0
         with self._autocast(batch["pixel_values"].device):
             values = self.signals(batch)
-            try:
-                loss = self.host.loss(self._inputs(batch, values), batch["labels"], smoothing)
-            finally:
-                self.injection.clear()
-            self._parts = {"report": loss.detach()}
-            for name in self.losses():
-                part = self.modules_by_piece[name](**self.arguments(name, values))
-                self._parts[name] = part.detach()
-                loss = loss + self.configs[name].weight * part
-        return {"loss": loss}
+            parts = {name: self._loss(name, batch, values) for name in self.losses()}
+        self._parts = {name: part.detach() for name, part in parts.items()}
+        weighted = [part if name == REPORT else self.configs[name].weight * part for name, part in parts.items()]
+        return {"loss": torch.stack(weighted).sum()}
+
+    def _loss(self, name: str, batch: dict[str, Tensor], values: dict[tuple[str, str], Any]) -> Tensor:
+        if name == REPORT:
+            return self._report_loss(batch, values)
+        part: Tensor = self.modules_by_piece[name](**self.arguments(name, values))
+        return part
+
+    def _report_loss(self, batch: dict[str, Tensor], values: dict[tuple[str, str], Any]) -> Tensor:
+        smoothing = (self.stage.label_smoothing if self.stage else 0.0) or 0.0
+        try:
+            return self.host.loss(self._inputs(batch, values), batch["labels"], smoothing)
+        finally:
+            self.injection.clear()
 
     @property
     def parts(self) -> dict[str, float]:
-        """The last batch's losses by name, before their weights; `report` is the language model's."""
+        """The last batch's losses by name, before their weights."""
         return {name: float(part) for name, part in self._parts.items()}
 
     def losses(self) -> list[str]:
-        """Auxiliary losses that take part in the stage; one of weight 0 doesn't run."""
+        """Losses that take part in the stage: `report`, the language model's, then auxiliary ones of weight not 0."""
         patterns = self.stage.losses if self.stage else ["*"]
-        return [
+        auxiliary = [
             name
             for name, kind in self.kinds.items()
             if kind == "loss" and self.configs[name].weight and any(fnmatch(name, pattern) for pattern in patterns)
         ]
+        return [REPORT, *auxiliary] if self.stage is None or self.stage.report else auxiliary
 
     @torch.inference_mode()
     def generate(
@@ -205,13 +213,18 @@ class RRGModel(nn.Module):
     def begin(self, name: str) -> None:
         """Enter a stage: what it trains gets gradients, everything else is frozen, its statistics too.
 
-        Raises UsageError for a float16 host, whose small gradients vanish.
+        Raises UsageError for a float16 host, whose small gradients vanish, and for a stage without any loss.
         """
         if self.recipe.host.dtype == "float16":
             raise UsageError(
                 "host.dtype=float16 cannot train: its gradients vanish; set host.dtype=bfloat16 or float32"
             )
         stage = self.stage = self.configs[name]
+        if not self.losses():
+            raise UsageError(
+                f"{name} has nothing to learn from: the language model doesn't run in it (report = false), and no "
+                f"auxiliary loss takes part; add a loss, such as +lead.bce, or --set {name}.report=true"
+            )
         self.requires_grad_(False)
         for trains, parameters in self._shares(stage):
             for full, parameter in parameters:
@@ -225,10 +238,11 @@ class RRGModel(nn.Module):
         prefix = "host.model."
         language = [(prefix + n, p) for n, p in self.host.language_parameters()]
         lora = [(n, p) for n, p in language if "lora_" in n]
-        yield stage.llm == "lora", lora
-        yield stage.llm == "full", [(n, p) for n, p in language if "lora_" not in n]
+        yield stage.report and stage.llm == "lora", lora
+        yield stage.report and stage.llm == "full", [(n, p) for n, p in language if "lora_" not in n]
         if isinstance(self.host, Qwen3VLHost):
-            for connector, trains in ((False, stage.vision == "full"), (True, stage.connector == "full")):
+            connects = stage.report and stage.connector == "full"
+            for connector, trains in ((False, stage.vision == "full"), (True, connects)):
                 used = self.native and (not connector or self.recipe.visual_embeds == "host")
                 tower = [(f"{prefix}model.visual.{n}", p) for n, p in self.host.tower_parameters(connector)]
                 yield trains and used, tower
@@ -240,7 +254,9 @@ class RRGModel(nn.Module):
         if self._gives(name, "patch_tokens"):
             return stage.vision == "full"
         if self._gives(name, "visual_embeds"):
-            return stage.connector == "full"
+            return stage.report and stage.connector == "full"
+        if self.kinds[name] == "injector" and not stage.report:
+            return False
         return any(fnmatch(name, pattern) for pattern in stage.pieces or ())
 
     def piece_parameters(self, name: str) -> list[tuple[str, nn.Parameter]]:

@@ -153,7 +153,7 @@ def _stage_lines(number: int, stage: StagePlan) -> list[str]:
         f"stage {number}: {stage.name}: {length}, batch {s['batch_size']} x {s['accumulation']}, AdamW {s['lr']:g}, "
         f"{s['schedule']}",
         *_wrapped(f"trains {count(sum(stage.trains.values()))}:", trained or ["nothing"]),
-        *_wrapped("losses:", ["report", *stage.losses]),
+        *_wrapped("losses:", stage.losses),
         *(["  prompt: with the retrieved report"] if s["exemplars"] else []),
         *_wrapped(f"memory about {size(stage.memory['total'])} a device:", uses),
     ]
@@ -331,7 +331,7 @@ def _stage(model: RRGModel, name: str, tokens: int, encoder_bytes: int) -> Stage
         "weights": _weights(model) + copies,
         "gradients": trained_bytes,
         "AdamW": 2 * trained_bytes,
-        "activations": (stage.batch_size or 1) * (decoder + logits + encoder_bytes),
+        "activations": (stage.batch_size or 1) * (encoder_bytes + (decoder + logits) * stage.report),
     }
     return StagePlan(
         name=name,

@@ -153,7 +153,7 @@ def load(path: str | Path, device: str | None = None) -> Reporter:
     try:
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=where)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {device!r}: not on this machine: {str(error).splitlines()[0]}") from error
     model = build(recipe, tokenizer=open_tokenizer(folder / TOKENIZER) if recipe.host.vocab_size else None)
     for stage in recipe.stages:

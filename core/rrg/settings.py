@@ -100,7 +100,8 @@ class Settings:
         if filled["llm"] == "lora" and not filled["lora"]:
             filled["lora"] = {}
         whole = type(stage).model_validate(filled)
-        return whole, before | {k: v for k, v in whole.model_dump().items() if v is not None}
+        silent = () if whole.report else ("llm", "connector", "lora")  # says nothing of how the language model trains
+        return whole, before | {k: v for k, v in whole.model_dump().items() if v is not None and k not in silent}
 
 
 def _validate(model: type[BaseModel], values: dict[str, Any]) -> BaseModel:

@@ -22,6 +22,11 @@ def rrg_connectors() -> list[Piece]:
 @hookimpl
 def rrg_stages() -> list[Piece]:
     return [
+        Piece(
+            "core.pretrain",
+            "rrg.core_pieces.stages:Pretrain",
+            "encoders by auxiliary losses, without the language model",
+        ),
         Piece("core.train", "rrg.core_pieces.stages:Train", "everything trains, the language model by LoRA"),
         Piece("core.exemplars", "rrg.core_pieces.stages:Exemplars", "go on with retrieved reports in the prompt"),
     ]

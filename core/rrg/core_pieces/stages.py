@@ -7,6 +7,16 @@ from pydantic import Field
 from rrg.config import StageConfig
 
 
+class Pretrain(StageConfig):
+    """Encoders and their classifiers by the auxiliary losses; the language model doesn't run."""
+
+    vision: Literal["frozen", "full"] | None = "full"
+    connector: Literal["frozen", "full"] | None = "frozen"
+    llm: Literal["frozen", "lora", "full"] | None = "frozen"
+    pieces: list[str] | None = Field(["*"])
+    report: bool = False
+
+
 class Train(StageConfig):
     """One stage in which everything trains, for a composition whose methods bring no stage."""
 
