@@ -80,7 +80,7 @@ def test_the_stranger_composes(rrg: Path) -> None:
     assert content["recipe"]["pieces"]["focal.loss"] == {"weight": 1.0, "gamma": 1.5}
     assert content["recipe"]["wire"]["focal.loss.disease_logits"] == "lead.experts"
     assert content["recipe"]["versions"]["rrg-focal"] == "0.3.0"
-    assert content["plan"]["stages"][0]["losses"] == ["lead.bce", "focal.loss"]
+    assert content["plan"]["stages"][0]["losses"] == ["report", "lead.bce", "focal.loss"]
 
 
 def test_the_stranger_is_small() -> None:
