@@ -17,7 +17,7 @@ from rrg.errors import DataError, RRGError, UsageError
 from rrg.evaluate import read_predictions
 from rrg.observations import OBSERVATIONS
 from rrg.run import Reporter, load, write_predictions
-from tiny_runs import write_folder
+from rrg.testing.data import noise_folder
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_no_exemplar_is_of_the_studys_patient_or_outside_train(
     tmp_path: Path, tiny_run: Path, reporter: Reporter, split: str
 ) -> None:
     """Even where a patient has studies in several splits, which a careless data folder may."""
-    folder = write_folder(tmp_path / "data")
+    folder = noise_folder(tmp_path / "data")
     owners = {study.id: study.patient for study in folder.split("train")}
     shared = next(iter(owners.values()))
     moved = [s.model_copy(update={"patient": shared}) if s.id.endswith("1") else s for s in folder.split(split)]

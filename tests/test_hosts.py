@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import batch_of, items, tiny_model
 from rrg.config import GenerationConfig, HostConfig, LoRA
 from rrg.errors import RRGError, UsageError
 from rrg.hosts.build import build_host, open_tokenizer
@@ -17,6 +16,8 @@ from rrg.hosts.names import host_preset
 from rrg.hosts.qwen3_vl import Qwen3VLHost
 from rrg.hosts.text import TextHost, gaps_first, positions
 from rrg.model import RRGModel
+from rrg.testing.data import batch_of, items
+from rrg.testing.hosts import tiny_model
 
 CONFIG = HostConfig(name="tiny", kind="text", prompt="{visual}{exemplar}", exemplar="{exemplar}")
 

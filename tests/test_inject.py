@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import HOSTS, tiny_model
 from rrg.axes import Axes
 from rrg.inject import Injection, InjectionError
+from rrg.testing.hosts import HOSTS, tiny_model
 from rrg_lead.gate import Gate, GateConfig
 
 IDS = torch.tensor([[1, 40, 41, 42, 43], [1, 50, 51, 52, 53]])

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import batch_of, items
 from rrg.axes import Axes
 from rrg.config import PieceConfig
 from rrg.model import RRGModel
 from rrg.plugins import find
+from rrg.testing.data import batch_of, items
 from rrg.weights import load_weights, save_weights
 from rrg_lead.bce import BCE, BCEConfig
 from rrg_lead.experts import Experts, ExpertsConfig

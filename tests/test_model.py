@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import batch_of, items
 from rrg.config import GenerationConfig
 from rrg.errors import UsageError
 from rrg.model import RRGModel
+from rrg.testing.data import batch_of, items
 from rrg.weights import load_weights, save_weights
 
 Compose = Callable[..., RRGModel]

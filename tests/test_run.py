@@ -15,7 +15,8 @@ import torch
 from rrg.cli import main
 from rrg.cli._data import open_folder
 from rrg.data.study import StudyFolder
-from tiny_runs import SETTINGS, log_of, tiny_recipe, weights_of, write_folder
+from rrg.testing.data import noise_folder
+from tiny_runs import SETTINGS, log_of, tiny_recipe, weights_of
 
 # Without a PATH there is no Java, so METEOR, which takes long to start, is left out; git is gone too.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": ""}
@@ -186,14 +187,14 @@ def test_a_damaged_run_json_is_a_data_error(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_run_needs_test_studies_before_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_folder(tmp_path / "data", {"train": 3})
+    folder = noise_folder(tmp_path / "data", {"train": 3})
     assert main(["run", "lead", "--data", str(folder.path), "--out", str(tmp_path / "run")]) == 2
     assert "no study of the split test" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_warnings_of_the_data_are_shown_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_folder(tmp_path / "data")
+    folder = noise_folder(tmp_path / "data")
     lines: list[dict[str, Any]] = [study.model_dump() for study in folder.studies]
     for number, line in enumerate(lines):
         line["patient"] = f"p{number % 7}"

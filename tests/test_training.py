@@ -19,9 +19,10 @@ from rrg.data.study import StudyFolder
 from rrg.errors import DataError, RRGError, UsageError
 from rrg.model import RRGModel
 from rrg.recipe import Recipe
+from rrg.testing.data import noise_folder
 from rrg.trainer import Progress, StageTrainer, checkpoints, epoch_line
 from rrg.training import train
-from tiny_runs import Killed, log_of, tiny_recipe, weights_of, write_folder
+from tiny_runs import Killed, log_of, tiny_recipe, weights_of
 
 Kill = Callable[[int], None]
 
@@ -148,7 +149,7 @@ def test_resuming_a_finished_run_trains_nothing(tmp_path: Path, folder: StudyFol
 
 
 def test_a_moved_data_folder_is_the_same_data(tmp_path: Path, kill_at_step: Kill) -> None:
-    first = write_folder(tmp_path / "a")
+    first = noise_folder(tmp_path / "a")
     recipe = tiny_recipe("lead", stages__max_steps=2)
     kill_at_step(2)
     with pytest.raises(Killed):
@@ -198,7 +199,7 @@ def test_another_recipe_does_not_go_on(tiny_run: Path, folder: StudyFolder) -> N
 
 
 def test_other_data_do_not_go_on(tmp_path: Path, tiny_run: Path) -> None:
-    _refused(tiny_recipe(), write_folder(tmp_path / "data", seed=9), tiny_run, "with its own data", resume=True)
+    _refused(tiny_recipe(), noise_folder(tmp_path / "data", seed=9), tiny_run, "with its own data", resume=True)
 
 
 def test_a_folder_without_training_studies(tmp_path: Path, folder: StudyFolder) -> None:
@@ -229,7 +230,7 @@ def test_exemplars_without_a_retriever(tmp_path: Path, folder: StudyFolder) -> N
 
 
 def test_without_validation_studies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_folder(tmp_path / "data", {"train": 4, "test": 1})
+    folder = noise_folder(tmp_path / "data", {"train": 4, "test": 1})
     train(tiny_recipe("lead", stages__max_steps=1), folder, tmp_path / "run")
     assert "val" not in capsys.readouterr().out
     assert not [line for line in log_of(tmp_path / "run") if "eval_loss" in line]

@@ -5,20 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from rrg.composition import compose
-from rrg.data.study import SPLITS, Study, StudyFolder
-from rrg.data.write import write_metadata
-from rrg.observations import OBSERVATIONS
+from rrg.data.study import StudyFolder
 from rrg.recipe import Recipe
 from rrg.run import Reporter, load
+from rrg.testing.data import noise_folder
 from rrg.training import train
 
-COUNTS = {"train": 13, "val": 3, "test": 5}
 SETTINGS: dict[str, Any] = {
     "image.size": 32,
     "image.augment": 0.5,
@@ -41,28 +37,6 @@ SETTINGS: dict[str, Any] = {
     "lead.train.epochs": 2,
     "core.exemplars.epochs": 1,
 }
-FINDINGS = ["The heart is enlarged.", "No pneumothorax or pleural effusion is seen.", "Lungs are clear."]
-
-
-def write_folder(path: Path, counts: dict[str, int] = COUNTS, seed: int = 0) -> StudyFolder:
-    """Studies of one or two films; every third study belongs to the patient of the one before."""
-    rng = np.random.default_rng(seed)
-    (path / "images").mkdir(parents=True)
-    studies: list[Study] = []
-    for split in SPLITS:
-        for number in range(counts.get(split, 0)):
-            names = [f"images/{split}{number}-{view}.png" for view in range(1 + number % 2)]
-            for name in names:
-                Image.fromarray(rng.integers(0, 256, (37, 41), np.uint8)).save(path / name)
-            labels = {name: [1.0, 0.0, -1.0, None][int(rng.integers(4))] for name in OBSERVATIONS}
-            text = " ".join(FINDINGS[: 1 + number % 3]) + f" Study {number} of {split}."
-            patient = f"{split}-{number - number % 3 // 2}"
-            study = Study(
-                id=f"{split}{number}", patient=patient, split=split, file_names=names, findings=text, labels=labels
-            )
-            studies.append(study)
-    write_metadata(path, studies, {"name": "phantom", "labels": "exact", "source": "noise", "licence": "CC0-1.0"})
-    return StudyFolder.open(path)
 
 
 def tiny_recipe(expression: str = "lead+dmsr", host: str | None = None, **settings: Any) -> Recipe:
@@ -117,7 +91,7 @@ def kill_at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
-    return write_folder(tmp_path_factory.mktemp("tiny") / "data")
+    return noise_folder(tmp_path_factory.mktemp("tiny") / "data")
 
 
 @pytest.fixture(scope="session")

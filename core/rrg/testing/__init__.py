@@ -1,0 +1,87 @@
+"""The contract suite: what every piece of rrg promises, checked on ours and on a stranger's alike.
+
+    rrg test lead
+    pytest --pyargs rrg.testing.suite --rrg-plugin lead
+
+`run` does one check of one piece; `select` says which checks a piece of that kind and those declarations is due. It
+needs the extra rrg-compose[test].
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rrg.errors import UsageError
+from rrg.plugins import Plugins, find
+from rrg.resolve import did_you_mean
+from rrg.testing import compositions, injectors, modules, retrievers  # noqa: F401  (they register their checks)
+from rrg.testing.case import Broken, Case
+from rrg.testing.checks import CHECKS, Check
+
+__all__ = ["CHECKS", "Broken", "Case", "Check", "Result", "due", "run", "select"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check of one piece. message: its failure's first line, naming piece, check and sizes; None where it holds."""
+
+    piece: str
+    check: str
+    message: str | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def select(
+    names: Iterable[str], *, examples: int = 10, device: str = "cpu", plugins: Plugins | None = None
+) -> list[Case]:
+    """The pieces that names mean: an entry point's, a method's, or one piece.
+
+    Raises UsageError for a name that means nothing, and where nothing is selected.
+    """
+    plugins = plugins or find()
+    cases: dict[str, Case] = {}
+    problems = []
+    for name in names:
+        broken = [p.problem for p in plugins.plugins if p.name == name and p.problem]
+        found = [
+            piece
+            for piece in plugins.pieces.values()
+            if name in (piece.name, piece.plugin, piece.piece.method, piece.piece.short)
+        ]
+        known = {n for p in plugins.pieces.values() for n in (p.name, p.plugin, p.piece.method)}
+        if not found:
+            reason = (
+                f"its plugin is broken: {broken[0]}"
+                if broken
+                else f"no such plugin or piece{did_you_mean(name, known)}"
+            )
+            problems.append(f"{name}: {reason}; rrg plugins lists them")
+        cases |= {piece.name: Case(piece, plugins, examples, device) for piece in found}
+    if problems or not cases:
+        raise UsageError("nothing to test", problems or ["name a plugin or a piece, such as: rrg test lead"])
+    return list(cases.values())
+
+
+def due(case: Case) -> list[Check]:
+    """The checks that a piece is due, by its kind and by what it reads and declares.
+
+    Raises UsageError where the piece cannot be read.
+    """
+    return [check for check in CHECKS.values() if case.kind in check.kinds and check.applies(case)]
+
+
+def run(case: Case, check: Check) -> Result:
+    """Run one check. Whatever a piece raises is its failure."""
+    started, message = time.monotonic(), None
+    try:
+        check.run(case)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        what = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
+        message = f"{case.name}: {check.name}: {what.splitlines()[0]}"
+    return Result(case.name, check.name, message, time.monotonic() - started)

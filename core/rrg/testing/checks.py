@@ -1,0 +1,45 @@
+"""The table of checks: each a promise that pieces of some kinds keep, chosen by kind and by what a piece declares."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rrg.testing.case import Broken, Case
+
+MODULES = ("encoder", "connector", "injector", "loss", "retriever")
+
+
+@dataclass(frozen=True)
+class Check:
+    """name: as printed. promise: one line. kinds: of pieces. applies: whether this piece declares or reads it."""
+
+    name: str
+    promise: str
+    kinds: tuple[str, ...]
+    run: Callable[[Case], None]
+    applies: Callable[[Case], bool]
+
+
+CHECKS: dict[str, Check] = {}
+
+
+def check(
+    *kinds: str, applies: Callable[[Case], bool] = lambda case: True
+) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
+    """Register a function as a check by its own name; its docstring is the promise."""
+
+    def register(function: Callable[[Case], None]) -> Callable[[Case], None]:
+        name = function.__name__
+        CHECKS[name] = Check(name, (function.__doc__ or "").strip(), kinds, function, applies)
+        return function
+
+    return register
+
+
+def declared(attribute: str) -> Callable[[Case], bool]:
+    return lambda case: bool(case.declares(attribute))
+
+
+def broken(message: str | None) -> None:
+    """Raise where there is something to say."""
+    if message:
+        raise Broken(message)
