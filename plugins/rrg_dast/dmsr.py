@@ -20,6 +20,8 @@ class DMSR(nn.Module):
     Both cosines are one inner product of [√λ · v̂ ; √(1-λ) · p̂], the key that this module gives.
     """
 
+    unit_keys = True
+
     def __init__(self, config: DMSRConfig, axes: Axes) -> None:
         super().__init__()
         self.visual = config.visual

@@ -25,6 +25,8 @@ class BCEConfig(LossConfig):
 class BCE(nn.Module):
     """L_cls = -Σ_i [c_i log ĉ_i + (1 - c_i) log(1 - ĉ_i)], summed over observations, mean over the batch."""
 
+    order_invariant = True
+
     def __init__(self, config: BCEConfig, axes: Axes) -> None:
         super().__init__()
         self.config = config

@@ -54,6 +54,10 @@ class Gate(nn.Module):
             for start in (self.gate_up,) if config.rank else (self.gate_hidden, self.gate_expert):
                 nn.init.zeros_(start.weight)
 
+    def close(self) -> None:
+        """Make the layer's share the identity: σ(-∞) = 0."""
+        self.gate_bias.data.fill_(-torch.inf)
+
     def prepare(self, expert_embedding: Float[Tensor, "batch host"]) -> Prepared:
         embedding = self.project(expert_embedding)
         if self.fusion == "add":

@@ -54,10 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
     cases = testing.select(args.names, examples=args.examples, device=args.device)
     pairs = [(case, check) for case in cases for check in testing.due(case)]
-    results = [
-        testing.run(case, check)
-        for case, check in tqdm(pairs, desc="rrg test", unit="check", leave=False, disable=None)
-    ]
+    bar = tqdm(pairs, desc="rrg test", unit="check", leave=False, disable=None)
+    results = [testing.run(case, check) for case, check in bar]
     failed = {(result.piece, result.check) for result in results if result.message}
     stale = sorted(f"{piece} {check}" for piece, check in known - failed)
     if args.json:
@@ -87,9 +85,12 @@ def _print(results: "list[Result]", known: set[tuple[str, str]], stale: list[str
     width = max(map(len, pieces))
     for piece in pieces:
         own = [result for result in results if result.piece == piece]
-        bad = [result for result in own if result.message]
-        print(f"{piece:<{width}}  {len(own) - len(bad)} of {len(own)} checks hold  {sum(r.seconds for r in own):.1f} s")
+        bad, skipped = [r for r in own if r.message], [r for r in own if r.skipped]
+        holds = f"{len(own) - len(bad) - len(skipped)} of {len(own)} checks hold"
+        print(f"{piece:<{width}}  {holds}  {sum(result.seconds for result in own):.1f} s")
         for result in bad:
             print(f"  {'known: ' if (result.piece, result.check) in known else ''}{result.message}")
+        for need in dict.fromkeys(result.skipped for result in skipped):
+            print(f"  not run before {need} holds: {', '.join(r.check for r in skipped if r.skipped == need)}")
     for line in stale:
         print(f"stale: {line}: it holds, or is no check of what was tested; delete the line")

@@ -44,6 +44,8 @@ class Encoder(nn.Module):
     (pretrained kernels are summed over the colours, as timm does). Films are normalised as published weights expect.
     """
 
+    image_sizes = (32, 47, 96)  # that the default model reads
+
     def __init__(self, config: EncoderConfig, axes: Axes) -> None:
         super().__init__()
         self.hugging_face = "/" in config.model or Path(config.model).is_dir()

@@ -24,12 +24,17 @@ __all__ = ["CHECKS", "Broken", "Case", "Check", "Result", "due", "run", "select"
 
 @dataclass(frozen=True)
 class Result:
-    """One check of one piece. message: its failure's first line, naming piece, check and sizes; None where it holds."""
+    """One check of one piece.
+
+    message: its failure's first line, naming piece, check and sizes; None where it holds. skipped: the check that it
+    needs and that doesn't hold, so that it was not run.
+    """
 
     piece: str
     check: str
-    message: str | None
-    seconds: float
+    message: str | None = None
+    skipped: str | None = None
+    seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -54,11 +59,8 @@ def select(
         ]
         known = {n for p in plugins.pieces.values() for n in (p.name, p.plugin, p.piece.method)}
         if not found:
-            reason = (
-                f"its plugin is broken: {broken[0]}"
-                if broken
-                else f"no such plugin or piece{did_you_mean(name, known)}"
-            )
+            unknown = f"no such plugin or piece{did_you_mean(name, known)}"
+            reason = f"its plugin is broken: {broken[0]}" if broken else unknown
             problems.append(f"{name}: {reason}; rrg plugins lists them")
         cases |= {piece.name: Case(piece, plugins, examples, device) for piece in found}
     if problems or not cases:
@@ -75,7 +77,17 @@ def due(case: Case) -> list[Check]:
 
 
 def run(case: Case, check: Check) -> Result:
-    """Run one check. Whatever a piece raises is its failure."""
+    """Run one check, and first those that it needs; each runs once. Whatever a piece raises is its failure."""
+    if check.name not in case.results:
+        wanted = [other for other in due(case) if other.name in check.needs]
+        unmet = [other.name for other in wanted if (result := run(case, other)).message or result.skipped]
+        skipped = Result(case.name, check.name, skipped=unmet[0]) if unmet else None
+        case.results[check.name] = skipped or _run(case, check)
+    found: Result = case.results[check.name]
+    return found
+
+
+def _run(case: Case, check: Check) -> Result:
     started, message = time.monotonic(), None
     try:
         check.run(case)
@@ -84,4 +96,4 @@ def run(case: Case, check: Check) -> Result:
     except BaseException as error:
         what = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
         message = f"{case.name}: {check.name}: {what.splitlines()[0]}"
-    return Result(case.name, check.name, message, time.monotonic() - started)
+    return Result(case.name, check.name, message, seconds=time.monotonic() - started)

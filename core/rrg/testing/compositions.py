@@ -3,7 +3,6 @@
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from rrg.plugins import Plugins
 from rrg.recipe import Recipe
 from rrg.signals import SIGNALS
 from rrg.testing.case import Case
-from rrg.testing.checks import broken, check
+from rrg.testing.checks import REPEATS, broken, check
 from rrg.testing.data import FINDINGS, batch_of, items, noise_folder
 from rrg.testing.hosts import TEXT
 from rrg.trainer import StageTrainer
@@ -44,14 +43,13 @@ ENCODER = {
 
 
 def expression_of(case: Case) -> str:
-    """The piece and what it needs beside it: a stage the default pieces of its method, any other piece its providers."""
+    """The piece and what it needs beside it: a stage its method's default pieces, any other piece its providers."""
     plugins, chosen = case.plugins, [case.name]
     if case.kind == "stage":
         stage: Any = case.contract.config()
         method = case.piece.piece.method
-        chosen += [
-            r.name for r in plugins.of_method(method) if r.piece.default and r.kind != "stage" and method != "core"
-        ]
+        if method != "core":
+            chosen += [r.name for r in plugins.of_method(method) if r.piece.default and r.kind != "stage"]
         if not stage.report and not _of_kind(chosen, "loss", plugins):
             chosen += _any("loss", plugins)
         if stage.exemplars and not _of_kind(chosen, "retriever", plugins):
@@ -105,7 +103,7 @@ def a_batch(model: RRGModel, case: Case) -> dict[str, Any]:
     return {name: tensor.to(case.device) for name, tensor in batch_of(model, items([1, 2]), exemplars=shown).items()}
 
 
-@check("loss")
+@check("loss", needs=REPEATS)
 def weight_zero(case: Case) -> None:
     """with weight 0 is as if it were not there"""
     model = small_model(case, **{f"{case.name}.weight": 0.0})
@@ -113,7 +111,7 @@ def weight_zero(case: Case) -> None:
     broken(f"weight=0 becomes {weight}" if weight != 0 else None)
     batch = a_batch(model, case)
     with_it = model(**dict(batch))["loss"]
-    model.kinds.pop(case.name)
+    del model.kinds[case.name], model.modules_by_piece[case.name]
     same = torch.equal(with_it, model(**dict(batch))["loss"])
     broken(None if same else f"{expression_of(case)}: the loss with weight 0 is {float(with_it)}, without it another")
 
@@ -136,7 +134,7 @@ def reads_only(case: Case) -> None:
     broken(f"{expression_of(case)}: a gradient reaches {reached[0]}" if reached else None)
 
 
-@check("stage")
+@check("stage", needs=())
 def patterns(case: Case) -> None:
     """selects something by every pattern, and trains something"""
     stage: Any = case.contract.config()
@@ -152,10 +150,11 @@ def patterns(case: Case) -> None:
     broken(None if trains else f"{expression_of(case)}: nothing trains")
 
 
-@check("stage")
+@check("stage", needs=("patterns",))
 def freezes(case: Case) -> None:
     """leaves what it says is frozen as it is, bit for bit, statistics too"""
-    model = small_model(case, **({} if case.contract.config().llm is None else _stated(case)))  # type: ignore[attr-defined]
+    stated = case.contract.config().model_dump()["llm"]  # the host `tiny` has another word for all stages
+    model = small_model(case, **({} if stated is None else {f"{case.name}.llm": stated}))
     model.begin(case.name)
     model.train()
     said = model.configs[case.name].model_dump()
@@ -169,11 +168,6 @@ def freezes(case: Case) -> None:
         optimizer.step()
     moved = [name for name, tensor in before.items() if not torch.equal(tensor, held[name])]
     broken(f"{expression_of(case)}: {moved[0]} changes, and the stage says frozen" if moved else None)
-
-
-def _stated(case: Case) -> dict[str, Any]:
-    """The stage's own word on the language model; the host `tiny` has another for all stages."""
-    return {f"{case.name}.llm": case.contract.config().llm}  # type: ignore[attr-defined]
 
 
 def _held(model: RRGModel, said: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -193,7 +187,7 @@ class Stopped(BaseException):
     """Stands for the end of the process."""
 
 
-@check("stage")
+@check("stage", needs=("patterns",))
 def resumes(case: Case) -> None:
     """ends the same when it was stopped between two epochs and resumed"""
     settings = {"stages.batch_size": 2, "stages.accumulation": 1, "stages.epochs": 1, f"{case.name}.epochs": 2}
@@ -203,15 +197,13 @@ def resumes(case: Case) -> None:
         train(recipe, folder, runs / "whole")
         _stop_after_an_epoch(case, recipe, folder, runs / "parts")
         train(recipe, folder, runs / "parts", resume=True)
-        whole, parts = (
-            {str(p.relative_to(r)): p.read_bytes() for p in _files(r)} for r in (runs / "whole", runs / "parts")
-        )
+        whole, parts = (_files(runs / name) for name in ("whole", "parts"))
     other = [name for name in whole if whole[name] != parts.get(name)]
     broken(f"{expression_of(case)}: resumed, {other[0]} differs" if other else None)
 
 
-def _files(run: Path) -> Iterator[Path]:
-    yield from sorted(run.rglob("*.safetensors"))
+def _files(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*.safetensors"))}
 
 
 def _stop_after_an_epoch(case: Case, recipe: Recipe, folder: StudyFolder, out: Path) -> None:

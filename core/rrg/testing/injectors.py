@@ -1,6 +1,7 @@
 """Checks of injectors: within one layer, and in tiny language models of four families."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from rrg.axes import Axes
 from rrg.inject import Injection, prepared
 from rrg.testing.case import Case, Example, differs, shaken
-from rrg.testing.checks import broken, check, declared
+from rrg.testing.checks import REPEATS, broken, check, declared
 from rrg.testing.hosts import HOSTS, LAYERS, WIDTH, tiny_model
 
 IDS = torch.tensor([[1, 40, 41, 42, 43], [1, 50, 51, 52, 53]])
@@ -27,12 +28,14 @@ class Hosted:
         if lora:
             from peft import LoraConfig, get_peft_model
 
-            get_peft_model(self.model, LoraConfig(r=2, target_modules="all-linear"))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an older name
+                get_peft_model(self.model, LoraConfig(r=2, target_modules="all-linear"))
         self.injection = Injection(self.model, self.model.get_decoder().layers)
         axes = Axes(WIDTH, LAYERS, image=32, vision=5)
         self.modules: dict[int, nn.Module] = {}
         for layer in range(LAYERS):
-            module = shaken(case.build(axes, layer, self.modules.get(0)), seed=layer + 1)
+            module = shaken(case.build(axes, layer, self.modules.get(0), seed=layer), seed=layer)
             self.modules[layer] = module.to(case.device).eval()
         self.injection.add(case.name, self.modules, case.contract.config().where)  # type: ignore[attr-defined]
         sizes = {"batch": 2, "patches": 3, "slots": 3, "report": 3, "views": 2, "channels": 1, "text": 5, "vision": 5}
@@ -53,7 +56,7 @@ def hosts(case: Case, **options: Any) -> Iterator[Hosted]:
         yield Hosted(case, kind, **options)
 
 
-@check("injector")
+@check("injector", needs=REPEATS)
 def causal(case: Case) -> None:
     """lets a token see nothing of the tokens behind it"""
 
@@ -70,30 +73,29 @@ def causal(case: Case) -> None:
     case.forall(body, ordinary=True, text=(2, 5))
 
 
-@check("injector")
+@check("injector", needs=REPEATS)
 def layers(case: Case) -> None:
     """keeps what one layer prepared apart from what another did"""
 
     def body(example: Example) -> None:
-        axes = Axes(example.sizes["host"], LAYERS, image=32, vision=example.sizes["vision"])
-        first = shaken(case.build(axes, 0)).eval()
-        second = shaken(case.build(axes, 1, first), seed=2).eval()
+        first = case.fresh(example)
+        second = shaken(case.build(case.axes(example), 1, first, seed=1), seed=1).to(case.device).eval()
         tensors = case.tensors(example)
         signals = {name: tensor for name, tensor in tensors.items() if name != "hidden"}
+        others = {name: -tensor if tensor.is_floating_point() else tensor for name, tensor in signals.items()}
         with torch.no_grad():
-            alone = first(tensors["hidden"], **prepared(first, signals))
-            memory = prepared(first, signals)
-            prepared(
-                second, {name: -tensor if tensor.is_floating_point() else tensor for name, tensor in signals.items()}
-            )
-            together = first(tensors["hidden"], **memory)
-        change = differs({"hidden": alone}, {"hidden": together})
-        broken(f"layer 0 acts otherwise once layer 1 has prepared: {change}" if change else None)
+            for own, other in ((first, second), (second, first)):
+                alone = own(tensors["hidden"], **prepared(own, signals))
+                prepared(other, others)
+                memory = prepared(own, signals)
+                prepared(other, others)
+                change = differs({"hidden": alone}, {"hidden": own(tensors["hidden"], **memory)})
+                broken(f"a layer acts otherwise once another has prepared: {change}" if change else None)
 
     case.forall(body, ordinary=True)
 
 
-@check("injector", applies=declared("close"))
+@check("injector", applies=declared("close"), needs=REPEATS)
 def closed(case: Case) -> None:
     """closed, leaves the logits of every tiny host as they are, bit for bit, in float32 and bfloat16"""
     for hosted in hosts(case):
@@ -109,7 +111,7 @@ def closed(case: Case) -> None:
             hosted.say(None if same else f"closed, it changes the logits in {dtype}")
 
 
-@check("injector")
+@check("injector", needs=(*REPEATS, "rows", "causal"))
 def cached(case: Case) -> None:
     """decodes with the key-value cache as in one full pass, on every tiny host"""
     for hosted in hosts(case):
@@ -126,7 +128,7 @@ def cached(case: Case) -> None:
             hosted.say(f"token {step} decoded with the cache differs from the full pass: {change}" if change else None)
 
 
-@check("injector")
+@check("injector", needs=(*REPEATS, "rows"))
 def beams(case: Case) -> None:
     """gives a study the same beams and returned sequences alone and in a batch"""
     hosted = Hosted(case, "llama")
@@ -144,7 +146,7 @@ def beams(case: Case) -> None:
                 hosted.say(None if same else what)
 
 
-@check("injector")
+@check("injector", needs=REPEATS)
 def checkpointing(case: Case) -> None:
     """has the same gradients with activation checkpointing, on every tiny host"""
     for hosted in hosts(case):
@@ -165,7 +167,7 @@ def checkpointing(case: Case) -> None:
         hosted.say(None if same else "checkpointing loses a gradient" if lost else "checkpointing changes a gradient")
 
 
-@check("injector")
+@check("injector", needs=REPEATS)
 def after_lora(case: Case) -> None:
     """is neither adapted nor frozen by adapters that are there before it"""
     for hosted in hosts(case, lora=True):
@@ -206,7 +208,7 @@ class Twice(nn.Module):
         return hidden * 2.0 + 1.0
 
 
-@check("injector")
+@check("injector", needs=REPEATS)
 def order(case: Case) -> None:
     """acts before what is injected after it, and after what was injected before it"""
     for after in (False, True):

@@ -9,7 +9,7 @@ from torch import Tensor
 from rrg.data.study import Study
 from rrg.retrieval import Entry, Index
 from rrg.testing.case import Case, Example
-from rrg.testing.checks import broken, check, declared
+from rrg.testing.checks import REPEATS, broken, check, declared
 
 COUNTS = (2, 5, 9)
 
@@ -21,7 +21,8 @@ def study(number: int, patient: int, split: str = "train") -> Study:
 def keys_of(case: Case, example: Example) -> Tensor:
     """Keys of as many studies as the batch has."""
     with torch.no_grad():
-        return case.call(case.module(example), case.tensors(example))["result"].cpu()
+        keys: Tensor = case.call(case.module(example), case.tensors(example))["result"]
+    return keys.cpu()
 
 
 def corpus(keys: Tensor, report: str = "Lungs are clear.") -> tuple[Index, list[Study]]:
@@ -30,7 +31,7 @@ def corpus(keys: Tensor, report: str = "Lungs are clear.") -> tuple[Index, list[
     return Index(keys, [Entry(s.id, s.patient, report) for s in studies]), studies
 
 
-@check("retriever")
+@check("retriever", needs=REPEATS)
 def leaks(case: Case) -> None:
     """never answers with the study itself, with its patient's, or with one that is not in the index"""
 
@@ -38,22 +39,19 @@ def leaks(case: Case) -> None:
         keys = keys_of(case, example)
         index, studies = corpus(keys)
         held_out = study(len(keys) + 1, len(keys) + 1, "test")
-        for asked, found in zip(
-            [*studies, held_out],
-            index.search(torch.cat([keys, keys[:1]]), [*studies, held_out], k=len(keys)),
-            strict=True,
-        ):
+        everyone = [*studies, held_out]
+        answers = index.search(torch.cat([keys, keys[:1]]), everyone, k=len(keys))
+        for asked, found in zip(everyone, answers, strict=True):
             for entry, _ in found:
                 broken(f"{asked.id} is answered with itself" if entry.id == asked.id else None)
-                broken(
-                    f"{asked.id} is answered with its patient's {entry.id}" if entry.patient == asked.patient else None
-                )
+                same = entry.patient == asked.patient
+                broken(f"{asked.id} is answered with its patient's {entry.id}" if same else None)
                 broken(f"{entry.id} is held out" if entry.id == held_out.id else None)
 
     case.forall(body, ordinary=True, batch=COUNTS)
 
 
-@check("retriever")
+@check("retriever", needs=(*REPEATS, "leaks"))
 def brute_force(case: Case) -> None:
     """answers with the best inner products, as counted one by one"""
 
@@ -65,13 +63,13 @@ def brute_force(case: Case) -> None:
             scores = [float(keys[number].double() @ keys[i].double()) for i in others]
             best = sorted(scores, reverse=True)[:2]
             given = [score for _, score in found]
-            near = len(given) == len(best) and all(abs(a - b) <= 1e-4 * max(1, abs(b)) for a, b in zip(given, best))
+            near = len(given) == len(best) and torch.allclose(torch.tensor(given), torch.tensor(best), atol=1e-4)
             broken(None if near else f"study {number}: scores {given}, counted one by one {best}")
 
     case.forall(body, ordinary=True, batch=COUNTS)
 
 
-@check("retriever")
+@check("retriever", needs=(*REPEATS, "rows", "leaks"))
 def ties(case: Case) -> None:
     """answers equal scores in the order of the index, and the same each time"""
 
@@ -89,7 +87,7 @@ def ties(case: Case) -> None:
     case.forall(body, ordinary=True, batch=(5, 9))
 
 
-@check("retriever")
+@check("retriever", needs=(*REPEATS, "leaks"))
 def large_k(case: Case) -> None:
     """gives all that there is where more is asked for"""
 
@@ -103,7 +101,7 @@ def large_k(case: Case) -> None:
     case.forall(body, ordinary=True, batch=COUNTS)
 
 
-@check("retriever")
+@check("retriever", needs=(*REPEATS, "leaks"))
 def index_saved(case: Case) -> None:
     """answers the same from an index that was saved and opened, empty reports too"""
 
