@@ -17,6 +17,7 @@ from rrg.model import RRGModel, build
 from rrg.observations import OBSERVATIONS
 
 pytest_plugins = ["tiny_runs"]  # fixtures of whole runs
+collect_ignore = ["stranger"]  # its own tests need it installed; test_new.py runs them
 
 SENTENCES = [
     "The heart is normal in size and the lungs are clear.",
