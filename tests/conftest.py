@@ -15,6 +15,7 @@ from rrg.testing import compositions
 from rrg.testing.hosts import tiny_model
 
 pytest_plugins = ["tiny_runs"]  # fixtures of whole runs
+collect_ignore = ["stranger"]  # its own tests need it installed; test_new.py runs them
 
 SENTENCES = [
     "The heart is normal in size and the lungs are clear.",

@@ -1,5 +1,7 @@
 """Every command of the README and of docs/ runs, in order, on small data in a folder laid out as they assume."""
 
+# ruff: noqa: F811  (the fixture `install_package` is imported)
+
 import re
 import shlex
 import shutil
@@ -10,9 +12,12 @@ import pytest
 from data_sources import item, r2gen
 from rrg.cli import main
 from rrg.composition import compose
+from rrg.new import PIECES, expression, new
+from written_packages import install_package  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDE = ROOT / "docs" / "writing-a-piece.md"
 # What makes a training of minutes one of seconds; a reader's own command has none of it.
 QUICK = (
     "image.size=32 stages.max_steps=1 stages.batch_size=2 text.report=16 generation.max_new_tokens=8 "
@@ -20,10 +25,16 @@ QUICK = (
 )
 
 
+def blocks(page: Path) -> list[tuple[str, str, str]]:
+    """A page's fenced blocks: the line of text before each, its language, what it holds."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^(?:([^\n]+)\n\n)?```(\w*)\n(.*?)^```$", text, re.M | re.S)
+
+
 def commands(page: Path) -> list[str]:
-    """The `rrg` and `make` lines of a page's fenced blocks that name no language."""
-    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-    return [line for block in blocks for line in block.splitlines() if line.startswith(("rrg ", "make "))]
+    """The `rrg`, `make` and `pip install -e` lines of a page's fenced blocks that name no language."""
+    lines = [line for _, language, held in blocks(page) if not language for line in held.splitlines()]
+    return [line for line in lines if line.startswith(("rrg ", "make ", "pip install -e "))]
 
 
 def quick() -> list[str]:
@@ -31,8 +42,8 @@ def quick() -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_rrg_command_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
-    found = [shlex.split(line)[1:] for line in commands(page) if line.startswith("rrg ")]
+def test_every_rrg_command_of_a_page_runs(page, tmp_path, monkeypatch, capsys, install_package):
+    found = [shlex.split(line)[1:] for line in commands(page) if not line.startswith("make ")]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     splits = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
@@ -44,6 +55,9 @@ def test_every_rrg_command_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
         assert main(["data", "import", "iu-xray", "iu_xray", "data/iu-xray"]) == 0  # the README's own step before
     for words in found:
         words = [str(Path(word).expanduser()) if word.startswith("~") else word for word in words]
+        if words[:2] == ["install", "-e"]:
+            install_package(Path(words[2]))
+            continue
         if words[0] == "train":  # a host of this size has no weights here: the same command trains the tiny one
             settings = dict(setting.split("=") for setting in QUICK.split())
             compose("lead+dmsr", settings={k: int(v) for k, v in settings.items()}).save(Path("recipe.toml"))
@@ -65,18 +79,23 @@ def test_the_demo_composes(capsys):
     assert "stage 3: core.exemplars: 2 epochs" in capsys.readouterr().out
 
 
-def test_the_guide_to_writing_a_piece_shows_the_package_that_the_tests_install():
-    guide = (ROOT / "docs" / "writing-a-piece.md").read_text(encoding="utf-8")
-    sources = [path for path in (ROOT / "tests" / "stranger").rglob("*") if path.suffix in (".py", ".toml")]
-    assert sources
-    for source in sources:
-        assert source.read_text(encoding="utf-8").strip() in guide, source.name
+def test_the_guide_to_writing_a_piece_shows_what_rrg_new_writes(tmp_path):
+    shown = {before.split("`")[1]: held for before, language, held in blocks(GUIDE) if language in ("python", "toml")}
+    folder = new("focal", "loss", tmp_path)
+    written = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.suffix in (".py", ".toml")}
+    assert shown == {name: path.read_text(encoding="utf-8") for name, path in written.items()}
+
+
+def test_the_guide_says_what_to_compose_each_kind_with():
+    guide = GUIDE.read_text(encoding="utf-8")
+    for kind in PIECES:
+        assert re.search(rf"^\| `{kind}` \| .* \| `{re.escape(expression('NAME', kind))}` \|$", guide, re.M), kind
 
 
 def test_the_guide_lists_every_signal():
     from rrg.signals import SIGNALS
 
-    guide = (ROOT / "docs" / "writing-a-piece.md").read_text(encoding="utf-8")
+    guide = GUIDE.read_text(encoding="utf-8")
     for name, signal in SIGNALS.items():
         assert f"| `{name}` | {signal.axes} | {signal.meaning} |" in guide, name
 
@@ -84,5 +103,5 @@ def test_the_guide_lists_every_signal():
 def test_the_guide_documents_every_hook():
     from rrg.hookspecs import KINDS
 
-    guide = (ROOT / "docs" / "writing-a-piece.md").read_text(encoding="utf-8")
+    guide = GUIDE.read_text(encoding="utf-8")
     assert [hook for hook in KINDS if f"| `{hook}` |" not in guide] == []

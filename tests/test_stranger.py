@@ -1,6 +1,7 @@
 """A stranger's package beside our wheel in a clean environment: it composes like the bundled methods."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STRANGER = Path(__file__).parent / "stranger"
+STRANGER = Path(__file__).parent / "stranger" / "rrg-focal"  # as `rrg new focal` writes it
 # What pip says where no package index can be reached: the build needs hatchling from there.
 NO_INDEX = re.compile(r"No matching distribution|Could not find a version|ConnectionError|Failed to establish")
 
 
 def command(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, env=clean)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def rrg(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_the_wheel_holds_what_runs_need(wheels: dict[str, Path]) -> None:
     names = set(zipfile.ZipFile(wheels["rrg_compose"]).namelist())
-    files = [p for p in (ROOT / "core").rglob("*") if p.suffix in (".py", ".toml", ".json")]
+    files = [p for p in (ROOT / "core").rglob("*") if p.suffix in (".py", ".toml", ".json", ".txt")]
     files += (ROOT / "plugins").rglob("*.py")
     expected = {str(p.relative_to(ROOT / ("core" if ROOT / "core" in p.parents else "plugins"))) for p in files}
     assert expected <= names
@@ -68,7 +70,7 @@ def test_the_stranger_is_listed_beside_ours(rrg: Path) -> None:
     assert listed.returncode == 0, listed.stderr
     plugins = {row["plugin"]: row for row in json.loads(listed.stdout)}
     assert {"core", "lead", "dast", "focal"} <= set(plugins)
-    assert (plugins["focal"]["distribution"], plugins["focal"]["version"]) == ("rrg-focal", "0.3.0")
+    assert (plugins["focal"]["distribution"], plugins["focal"]["version"]) == ("rrg-focal", "0.1.0")
     assert [(p["name"], p["kind"], p["problem"]) for p in plugins["focal"]["pieces"]] == [("focal.loss", "loss", None)]
     assert all(plugin["problem"] is None for plugin in plugins.values())
 
@@ -79,9 +81,21 @@ def test_the_stranger_composes(rrg: Path) -> None:
     content = json.loads(done.stdout)
     assert content["recipe"]["pieces"]["focal.loss"] == {"weight": 1.0, "gamma": 1.5}
     assert content["recipe"]["wire"]["focal.loss.disease_logits"] == "lead.experts"
-    assert content["recipe"]["versions"]["rrg-focal"] == "0.3.0"
+    assert content["recipe"]["versions"]["rrg-focal"] == "0.1.0"
     assert content["plan"]["stages"][0]["losses"] == ["report", "lead.bce", "focal.loss"]
 
 
+def test_the_installed_command_writes_the_stranger_but_not_twice(rrg: Path, tmp_path: Path) -> None:
+    taken = command(rrg, "new", "focal", "--into", tmp_path)
+    assert (taken.returncode, list(tmp_path.iterdir())) == (2, [])
+    done = command(rrg, "new", "margin", "--into", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "rrg-margin" / "rrg_margin" / "loss.py").read_bytes() == (
+        STRANGER / "rrg_focal" / "loss.py"
+    ).read_bytes()
+
+
 def test_the_stranger_is_small() -> None:
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in STRANGER.rglob("*.py")) <= 40
+    sources = list((STRANGER / "rrg_focal").glob("*.py"))
+    assert len(sources) == 2
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in sources) <= 40

@@ -1,5 +1,6 @@
 """Focal loss: confident observations count little (Lin et al., "Focal loss for dense object detection", ICCV 2017)."""
 
+import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ class FocalConfig(LossConfig):
 
 
 class Focal(nn.Module):
-    """Mean of (1 - p)^gamma · -log p over the observations that the report states, p the chance of the label."""
+    """Mean of -(1 - p)^gamma · log p (eq. 4) over the observations labelled 0 or 1, p the chance of the label."""
 
     def __init__(self, config: FocalConfig, axes: Axes) -> None:
         super().__init__()
@@ -23,8 +24,7 @@ class Focal(nn.Module):
     def forward(
         self, disease_logits: Float[Tensor, "batch diseases"], disease_labels: Float[Tensor, "batch diseases"]
     ) -> Float[Tensor, ""]:
+        x = torch.where(disease_labels == 1, disease_logits, -disease_logits).float()  # p = σ(x)
+        loss = -(self.gamma * F.logsigmoid(-x)).exp() * F.logsigmoid(x)
         stated = (disease_labels == 0) | (disease_labels == 1)
-        target = disease_labels.masked_fill(~stated, 0.0)
-        entropy = F.binary_cross_entropy_with_logits(disease_logits.float(), target, reduction="none")
-        loss = (1 - (-entropy).exp()) ** self.gamma * entropy
         return loss.masked_fill(~stated, 0.0).sum() / stated.sum().clamp(min=1)
