@@ -65,11 +65,11 @@ def outline(cls: type[Any]) -> str:
 
 
 def signature(method: Any) -> str:
-    """The source of a method up to its body."""
+    """The source of a method up to its body, which is left out."""
     source = inspect.getsource(method)
     [function] = ast.parse(dedent(source)).body
     assert isinstance(function, ast.FunctionDef)
-    return "\n".join([*source.splitlines()[: function.body[0].lineno - 1], "        ..."])
+    return "\n".join(source.splitlines()[: function.body[0].lineno - 1]) + " ..."
 
 
 def python(source: str) -> str:
