@@ -110,6 +110,12 @@ def test_entry_points_as_the_pyproject_has_them(points: str, odd: Path, tmp_path
     assert "problem" not in [row[0] for row in doctor.entry_points() if "odd-plugin" in row[1]]
 
 
+def test_a_pyproject_without_a_project_table_declares_nothing(odd: Path, tmp_path: Path) -> None:
+    folder = editable(tmp_path / "odd_plugin", odd, "")
+    (folder / "pyproject.toml").write_text('[build-system]\nrequires = ["setuptools"]\n', encoding="utf-8")
+    assert [row for row in doctor.entry_points() if "odd-plugin" in row[1]] == []
+
+
 def test_an_editable_install_whose_folder_is_gone_is_left_to_the_plugin_check(odd: Path, tmp_path: Path) -> None:
     folder = editable(tmp_path / "odd_plugin", odd, "")
     (folder / "pyproject.toml").unlink()
@@ -206,7 +212,7 @@ def test_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Device)
-    assert list(doctor.gpu()) == [("ok", "NVIDIA Z1, 24 GiB, compute capability 9.1")]
+    assert list(doctor.gpu()) == [("ok", "NVIDIA Z1, 24 GiB, capability 9.1")]
 
 
 @pytest.mark.parametrize(("library", "mark"), [(None, "ok"), (object(), "note")])

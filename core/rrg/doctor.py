@@ -84,15 +84,14 @@ def versions() -> Rows:
 def entry_points() -> Rows:
     """Editable installs whose entry points differ from their pyproject.toml: pip copied them when it ran."""
     for dist in distributions():
-        url = json.loads(dist.read_text("direct_url.json") or "{}")
+        url = json.loads(dist.read_text("direct_url.json") or "{}")  # where it was installed from
         pyproject = Path(unquote(urlsplit(url.get("url", "")).path), "pyproject.toml")
         if not (url.get("dir_info", {}).get("editable") and pyproject.is_file()):
             continue
-        silent = {"dynamic": ["entry-points"]}  # declared elsewhere, as setup.py may
-        project = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", silent)
+        project = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", {"dynamic": ["entry-points"]})
         declared: dict[str, str] = project.get("entry-points", {}).get("rrg", {})
         installed = {point.name: point.value for point in dist.entry_points if point.group == "rrg"}
-        if declared == installed or "entry-points" in project.get("dynamic", ()):
+        if declared == installed or "entry-points" in project.get("dynamic", ()):  # dynamic: setup.py says
             if declared:
                 yield "ok", f"{dist.name}: as in {pyproject}"
             continue
@@ -150,8 +149,7 @@ def gpu() -> Rows:
         yield "note", f"torch {torch.__version__} (CUDA: {torch.version.cuda}) sees none: everything runs on the CPU"
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
-        memory = f"{device.total_memory / GIB:.0f} GiB"
-        yield "ok", f"{device.name}, {memory}, compute capability {device.major}.{device.minor}"
+        yield "ok", f"{device.name}, {device.total_memory / GIB:.0f} GiB, capability {device.major}.{device.minor}"
 
 
 def torchvision() -> Rows:
