@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_DOCS := $(VENV)/.installed-docs
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # Shorter than the defaults: what a film shows is learnt first, from the exact labels, while no language model runs.
 DEMO := core.pretrain+lead+dmsr --set core.encoder.standardize=false --set lead.experts.pool=max \
   --set lead.train.vision=frozen --set lead.train.epochs=2 --set core.exemplars.epochs=2 \
   --set core.exemplars.lr=7e-4 --set generation.beams=1
 
-.PHONY: help install demo test test-all lint format clean
+.PHONY: help install demo test test-all lint format docs-pages site clean
 
 help:  ## show this menu
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,7 +21,11 @@ install: $(INSTALLED)  ## fill .venv (nothing to do the second time)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rrg needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 torchvision==0.28.0 -e '.[test]'
+	$(PIP) torch==2.13.0 torchvision==0.28.0 -e '.[dev]'
+	touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(PIP) -e '.[docs]'
 	touch $@
 
 demo: install  ## phantom data, lead+dmsr trained, generated and scored, in minutes on 2 cores
@@ -41,5 +47,11 @@ format: install  ## let ruff rewrite
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs-pages: install  ## write docs/hooks.md anew from the code
+	$(BIN)/python docs/generate.py
+
+site: $(INSTALLED_DOCS)  ## docs/ as a site in site/, with search; a broken link fails
+	$(BIN)/mkdocs build --strict
+
 clean:  ## remove what tools left behind; data/ and runs/ stay
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis dist site

@@ -1,0 +1,95 @@
+"""Write docs/hooks.md from the hooks, the signal table and the bundled pieces: `make docs-pages`."""
+
+import ast
+import inspect
+from importlib import import_module
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, get_type_hints
+
+from rrg import hookspecs, signals
+from rrg.pieces import Registered
+
+NOTE = "<!-- Written by `make docs-pages` from core/rrg/hookspecs.py, core/rrg/signals.py and the examples' code. -->"
+PAGE = Path(__file__).parent / "hooks.md"
+GUIDE = "[Writing a piece](writing-a-piece.md) shows a plugin from its package to its use."
+# The module that registers each hook's example, and the example.
+EXAMPLES = {
+    "rrg_encoders": ("rrg_lead", "lead.experts"),
+    "rrg_connectors": ("rrg.core_pieces", "core.connector"),
+    "rrg_injectors": ("rrg_lead", "lead.gate"),
+    "rrg_losses": ("rrg_lead", "lead.bce"),
+    "rrg_retrievers": ("rrg_dast", "dast.dmsr"),
+    "rrg_stages": ("rrg_lead", "lead.train"),
+}
+
+
+def hooks_page() -> str:
+    """The whole page."""
+    parts = [NOTE, "# Hooks and signals", inspect.getdoc(hookspecs), GUIDE]
+    parts += [hook_section(hook) for hook in hookspecs.KINDS]
+    parts += ["## Signals", inspect.getdoc(signals), signal_table(), "## Axes", axis_table()]
+    return "\n\n".join(map(str, parts)) + "\n"
+
+
+def hook_section(hook: str) -> str:
+    """One hook: signature, docstring, and how a bundled piece registers and what it looks like."""
+    specification = getattr(hookspecs, hook)
+    [head] = [line for line in inspect.getsource(specification).splitlines() if line.startswith("def ")]
+    module, name = EXAMPLES[hook]
+    implementation = getattr(import_module(module), hook)
+    [piece] = [piece for piece in implementation() if piece.name == name]
+    cls = Registered(piece, hookspecs.KINDS[hook], module).cls
+    return "\n\n".join(
+        [
+            f"## {hook}",
+            python(head.partition(":  #")[0].removesuffix(":")),
+            inspect.getdoc(specification) or "",
+            f"Example: `{name}`, registered in `{module}`",
+            python(inspect.getsource(implementation)),
+            f"and defined in `{cls.__module__}`",
+            python(outline(cls)),
+        ]
+    )
+
+
+def outline(cls: type[Any]) -> str:
+    """A stage's whole source; of a module, what its methods return and take, their bodies left out."""
+    if not hasattr(cls, "forward"):
+        return inspect.getsource(cls)
+    methods = [getattr(cls, name) for name in ("__init__", "prepare", "forward") if hasattr(cls, name)]
+    results = [get_type_hints(method).get("return") for method in methods]
+    named = [inspect.getsource(result).strip() for result in results if hasattr(result, "_fields")]
+    head = inspect.getsource(cls).splitlines()[0]
+    return "\n\n\n".join([*named, head + "\n" + "\n\n".join(map(signature, methods))])
+
+
+def signature(method: Any) -> str:
+    """The source of a method up to its body, which is left out."""
+    source = inspect.getsource(method)
+    [function] = ast.parse(dedent(source)).body
+    assert isinstance(function, ast.FunctionDef)
+    return "\n".join(source.splitlines()[: function.body[0].lineno - 1]) + " ..."
+
+
+def python(source: str) -> str:
+    return f"```python\n{source.strip()}\n```"
+
+
+def signal_table() -> str:
+    rows = ["| name | type | axes | meaning | given by |", "|---|---|---|---|---|"]
+    for name, signal in signals.SIGNALS.items():
+        givers = {"data": "the study", "host": "the host"}
+        giver = givers[signal.source] if signal.source else "one piece" if signal.single else "pieces"
+        default = f", else `{signal.default}`" if signal.default else ""
+        rows.append(f"| `{name}` | {signal.dtype} | {signal.axes} | {signal.meaning} | {giver}{default} |")
+    return "\n".join(rows)
+
+
+def axis_table() -> str:
+    rows = [f"| `{name}` | {meaning} |" for name, meaning in signals.AXES.items()]
+    return "\n".join(["| axis | what it counts |", "|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(hooks_page(), encoding="utf-8")
