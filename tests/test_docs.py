@@ -90,18 +90,3 @@ def test_the_guide_says_what_to_compose_each_kind_with():
     guide = GUIDE.read_text(encoding="utf-8")
     for kind in PIECES:
         assert re.search(rf"^\| `{kind}` \| .* \| `{re.escape(expression('NAME', kind))}` \|$", guide, re.M), kind
-
-
-def test_the_guide_lists_every_signal():
-    from rrg.signals import SIGNALS
-
-    guide = GUIDE.read_text(encoding="utf-8")
-    for name, signal in SIGNALS.items():
-        assert f"| `{name}` | {signal.axes} | {signal.meaning} |" in guide, name
-
-
-def test_the_guide_documents_every_hook():
-    from rrg.hookspecs import KINDS
-
-    guide = GUIDE.read_text(encoding="utf-8")
-    assert [hook for hook in KINDS if f"| `{hook}` |" not in guide] == []

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import batch_of, items
 from fake_distributions import Install, install  # noqa: F401
 from rrg.cli import main
 from rrg.contract import contract_of
@@ -18,6 +17,7 @@ from rrg.hookspecs import KINDS
 from rrg.model import RRGModel
 from rrg.new import contents, expression
 from rrg.plugins import find
+from rrg.testing.data import batch_of, items
 from written_packages import InstallPackage, describe, install_package  # noqa: F401
 
 ROOT = Path(__file__).parent.parent

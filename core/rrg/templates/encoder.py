@@ -39,6 +39,6 @@ class Attention(nn.Module):
         absent = ~patch_mask.unsqueeze(-1)
         h = patch_tokens.masked_fill(absent, 0.0)  # a masked patch may hold anything, infinities too
         scores = self.w(torch.tanh(self.v(h)) * torch.sigmoid(self.u(h))).float()
-        attention = scores.masked_fill(absent, torch.finfo(scores.dtype).min).softmax(dim=1)
+        attention = scores.masked_fill(absent, torch.finfo(scores.dtype).min).softmax(dim=1).to(h.dtype)
         z = (attention * h).sum(dim=1)
         return Pooled(z, self.classify(z))

@@ -21,7 +21,10 @@ class FiLM(nn.Module):
     def __init__(self, config: InjectorConfig, axes: Axes, layer: int, first: Self | None) -> None:
         super().__init__()
         self.linear = nn.Linear(axes.diseases, 2 * axes.host)
-        # From zero, so that training starts from the language model as it is.
+        self.close()  # training starts from the language model as it is
+
+    def close(self) -> None:
+        """Make it the identity, which rrg test checks bit for bit."""
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 

@@ -11,6 +11,8 @@ from rrg.config import PieceConfig
 class Cosine(nn.Module):
     """Keys of unit length: their inner product is the cosine of two studies' visual_mean."""
 
+    unit_keys = True  # checked by rrg test
+
     def __init__(self, config: PieceConfig, axes: Axes) -> None:
         super().__init__()
 

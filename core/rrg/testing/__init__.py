@@ -15,8 +15,11 @@ from typing import Any
 from rrg.errors import UsageError
 from rrg.plugins import Plugins, find
 from rrg.resolve import did_you_mean
-from rrg.testing import compositions, injectors, modules, retrievers  # noqa: F401  (they register their checks)
-from rrg.testing.case import Broken, Case
+from rrg.testing import modules  # noqa: F401  (they register their checks, the plain ones first)
+
+# isort: split
+from rrg.testing import compositions, injectors, retrievers  # noqa: F401
+from rrg.testing.case import Broken, Case, first_line
 from rrg.testing.checks import CHECKS, Check
 
 __all__ = ["CHECKS", "Broken", "Case", "Check", "Result", "due", "run", "select"]
@@ -89,11 +92,13 @@ def run(case: Case, check: Check) -> Result:
 
 def _run(case: Case, check: Check) -> Result:
     started, message = time.monotonic(), None
+    case.where = ""
     try:
         check.run(case)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        what = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
-        message = f"{case.name}: {check.name}: {what.splitlines()[0]}"
+        plain = " ".join(str(error).split())
+        what = plain if isinstance(error, Broken) else f"{type(error).__name__}: {first_line(error)}"
+        message = f"{case.name}: {check.name}: {what}{f' ({case.where})' if case.where else ''}"
     return Result(case.name, check.name, message, seconds=time.monotonic() - started)

@@ -59,6 +59,7 @@ class Case:
         self.piece, self.plugins, self.examples, self.device = piece, plugins, examples, device
         self.name, self.kind = piece.name, piece.kind
         self.results: dict[str, Any] = {}  # of the checks that have run, by name
+        self.where = ""  # sizes, where something else than `forall` has chosen them
         self._built: dict[Axes, nn.Module] = {}
 
     @cached_property
@@ -136,7 +137,7 @@ class Case:
             except HypothesisException:
                 raise
             except Exception as error:
-                what = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {_first_line(error)}"
+                what = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {first_line(error)}"
                 raise Broken(f"{what} ({example})") from error
 
         run()
@@ -233,5 +234,5 @@ def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return copy.deepcopy(tensors)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip() or "no message").splitlines()[0]

@@ -23,6 +23,7 @@ class Hosted:
 
     def __init__(self, case: Case, kind: str, lora: bool = False) -> None:
         self.case, self.kind = case, kind
+        case.where = f"on {kind}: batch=2 text=5 host={WIDTH} layers={LAYERS}"
         self.model: Any = tiny_model(kind).to(case.device)
         self.base = copy.deepcopy(self.model)
         if lora:
@@ -46,9 +47,6 @@ class Hosted:
 
     def prepare(self, rows: slice = slice(None)) -> None:
         self.injection.prepare({self.case.name: {name: tensor[rows] for name, tensor in self.signals.items()}})
-
-    def say(self, message: str | None) -> None:
-        broken(f"{message} (on {self.kind}: batch=2 text=5 host={WIDTH} layers={LAYERS})" if message else None)
 
 
 def hosts(case: Case, **options: Any) -> Iterator[Hosted]:
@@ -108,7 +106,7 @@ def closed(case: Case) -> None:
                 base = hosted.base.to(dtype)(input_ids=hosted.ids).logits
                 hosted.prepare()
                 same = torch.equal(hosted.model(input_ids=hosted.ids).logits, base)
-            hosted.say(None if same else f"closed, it changes the logits in {dtype}")
+            broken(None if same else f"closed, it changes the logits in {dtype}")
 
 
 @check("injector", needs=(*REPEATS, "rows", "causal"))
@@ -125,7 +123,7 @@ def cached(case: Case) -> None:
         start = hosted.ids.shape[1]
         for step, logits in enumerate(out.logits):
             change = differs({"logits": logits}, {"logits": full[:, start + step - 1]})
-            hosted.say(f"token {step} decoded with the cache differs from the full pass: {change}" if change else None)
+            broken(f"token {step} decoded with the cache differs from the full pass: {change}" if change else None)
 
 
 @check("injector", needs=(*REPEATS, "rows"))
@@ -143,7 +141,7 @@ def beams(case: Case) -> None:
                 alone = hosted.model.generate(input_ids=hosted.ids[study : study + 1], **options)
                 same = torch.equal(alone, found[study * returned : (study + 1) * returned])
                 what = f"{beams} beams, {returned} returned: study {study} differs in the batch and alone"
-                hosted.say(None if same else what)
+                broken(None if same else what)
 
 
 @check("injector", needs=REPEATS)
@@ -164,7 +162,7 @@ def checkpointing(case: Case) -> None:
             found.append([tensor.grad.clone() for tensor in grads if tensor.grad is not None])
         lost = len(found[0]) != len(found[1])
         same = not lost and all(torch.allclose(a, b, atol=1e-5, rtol=1e-3) for a, b in zip(*found, strict=True))
-        hosted.say(None if same else "checkpointing loses a gradient" if lost else "checkpointing changes a gradient")
+        broken(None if same else "checkpointing loses a gradient" if lost else "checkpointing changes a gradient")
 
 
 @check("injector", needs=REPEATS)
@@ -175,15 +173,15 @@ def after_lora(case: Case) -> None:
         adapted = [name for name in own if "lora_" in name]
         frozen = [n for m in hosted.modules.values() for n, p in m.named_parameters() if not p.requires_grad]
         plain = {n for n, p in case.build(Axes(WIDTH, LAYERS, 32, 5)).named_parameters() if p.requires_grad}
-        hosted.say(f"{adapted[0]} is an adapter" if adapted else None)
-        hosted.say(f"{frozen[0]} is frozen after LoRA" if set(frozen) & plain else None)
+        broken(f"{adapted[0]} is an adapter" if adapted else None)
+        broken(f"{frozen[0]} is frozen after LoRA" if set(frozen) & plain else None)
         with torch.no_grad():  # adapters start at zero
             hosted.prepare()
             plainly = Hosted(case, hosted.kind)
             plainly.prepare()
             logits = [each.model(input_ids=hosted.ids).logits for each in (hosted, plainly)]
         change = differs({"logits": logits[0]}, {"logits": logits[1]})
-        hosted.say(f"fresh adapters change the logits: {change}" if change else None)
+        broken(f"fresh adapters change the logits: {change}" if change else None)
 
 
 @check("injector")
@@ -198,7 +196,7 @@ def base_keys(case: Case) -> None:
         strange = sorted(name for name in after.keys() - before.keys() if ".rrg." not in name)
         changed = [name for name in before if name in after and not torch.equal(before[name], after[name])]
         for what, names in (("is gone", lost), ("is new", strange), ("changed", changed)):
-            hosted.say(f"{names[0]} {what}" if names else None)
+            broken(f"{names[0]} {what}" if names else None)
 
 
 class Twice(nn.Module):
@@ -227,4 +225,4 @@ def order(case: Case) -> None:
             memory = prepared(piece, hosted.signals)
             expected = piece(twice(hidden), **memory) if after else twice(piece(hidden, **memory))
         change = differs({"hidden": found}, {"hidden": expected})
-        hosted.say(f"it doesn't act in the order of injection: {change}" if change else None)
+        broken(f"it doesn't act in the order of injection: {change}" if change else None)

@@ -42,7 +42,7 @@ def shapes(case: Case) -> None:
     def body(example: Example) -> None:
         tensors = case.tensors(example)
         with torch.no_grad():
-            given = case.call(case.module(example), tensors)
+            given = case.call(case.fresh(example), tensors)
         with jaxtyped("context"):
             for axis in ("host", "diseases", "layers"):
                 case_size = torch.empty(example.sizes[axis])
@@ -81,7 +81,7 @@ def finite(case: Case) -> None:
 
     def body(example: Example) -> None:
         with torch.no_grad():
-            given = case.call(case.module(example), case.tensors(example))
+            given = case.call(case.fresh(example), case.tensors(example))
         bad = [name for name, value in given.items() if not value.isfinite().all()]
         broken(f"{bad[0]} is not finite" if bad else None)
 
@@ -96,7 +96,7 @@ def inputs_kept(case: Case) -> None:
         tensors = case.tensors(example)
         before = copied(tensors)
         with torch.no_grad():
-            case.call(case.module(example), tensors)
+            case.call(case.fresh(example), tensors)
         changed = [n for n, t in tensors.items() if not torch.equal(t.nan_to_num(7.0), before[n].nan_to_num(7.0))]
         broken(f"{changed[0]} was written into" if changed else None)
 
@@ -108,7 +108,7 @@ def deterministic(case: Case) -> None:
     """gives the same twice in evaluation mode"""
 
     def body(example: Example) -> None:
-        module, tensors = case.module(example), case.tensors(example)
+        module, tensors = case.fresh(example), case.tensors(example)
         with torch.no_grad():
             change = differs(case.call(module, tensors), case.call(module, tensors), exact=True)
         broken(f"two calls differ: {change}" if change else None)
@@ -176,7 +176,7 @@ def all_masked(case: Case) -> None:
             if mask.signal != "view_mask" and mask.argument in tensors:  # a study has a film
                 tensors[mask.argument][0] = False
         with torch.no_grad():
-            given = case.call(case.module(example), tensors)
+            given = case.call(case.fresh(example), tensors)
         bad = [name for name, value in given.items() if not value.isfinite().all()]
         broken(f"{bad[0]} is not finite" if bad else None)
 
