@@ -85,6 +85,12 @@ def test_the_stranger_of_these_tests_is_what_it_writes() -> None:
 
 
 @EVERY_KIND
+def test_a_fresh_package_keeps_its_contracts(kind: str, write: Callable[[str], Path]) -> None:
+    write(kind)
+    assert main(["test", NAME, "--examples", "4"]) == 0
+
+
+@EVERY_KIND
 def test_the_piece_is_registered_and_its_contract_holds(kind: str, write: Callable[[str], Path]) -> None:
     write(kind)
     found = find()

@@ -13,8 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from rrg.testing.data import noise_folder
+
 ROOT = Path(__file__).parent.parent
 STRANGER = Path(__file__).parent / "stranger" / "rrg-focal"  # as `rrg new focal` writes it
+QUICK = (
+    "stages.max_steps=2 stages.batch_size=2 image.size=32 "
+    "host.config.hidden_size=32 host.config.intermediate_size=32 host.config.num_hidden_layers=1"
+)
 # What pip says where no package index can be reached: the build needs hatchling from there.
 NO_INDEX = re.compile(r"No matching distribution|Could not find a version|ConnectionError|Failed to establish")
 
@@ -83,6 +89,36 @@ def test_the_stranger_composes(rrg: Path) -> None:
     assert content["recipe"]["wire"]["focal.loss.disease_logits"] == "lead.experts"
     assert content["recipe"]["versions"]["rrg-focal"] == "0.1.0"
     assert content["plan"]["stages"][0]["losses"] == ["report", "lead.bce", "focal.loss"]
+
+
+def test_the_stranger_trains_two_steps(rrg: Path, tmp_path: Path) -> None:
+    folder, recipe, run = noise_folder(tmp_path / "data", {"train": 4}), tmp_path / "recipe.toml", tmp_path / "run"
+    words = [word for setting in QUICK.split() for word in ("--set", setting)]
+    composed = command(rrg, "compose", "lead+focal", *words, "-o", recipe)
+    assert composed.returncode == 0, composed.stderr
+    trained = command(rrg, "train", recipe, "--data", folder.path, "--out", run)
+    assert trained.returncode == 0, trained.stderr
+    logged = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert max(line["step"] for line in logged) == 2
+    assert any("loss/focal.loss" in line for line in logged)
+
+
+def test_the_stranger_keeps_its_contracts_until_one_line_breaks_them(rrg: Path) -> None:
+    green = command(rrg, "test", "focal", "--examples", "5")
+    assert green.returncode == 0, green.stdout + green.stderr
+    [loss] = rrg.parent.parent.glob("lib/python*/site-packages/rrg_focal/loss.py")
+    sound = loss.read_text(encoding="utf-8")
+    line = "        return loss.masked_fill(~stated, 0.0).sum() / stated.sum()"
+    assert sound.count(line) == 1
+    loss.write_text(
+        sound.replace(line, line.replace("loss.masked_fill", "loss.detach().masked_fill")), encoding="utf-8"
+    )
+    try:
+        red = command(rrg, "test", "focal", "--examples", "5")
+    finally:
+        loss.write_text(sound, encoding="utf-8")
+    assert red.returncode == 1
+    assert "  focal.loss: one_study: no gradient leaves it (batch=1 " in red.stdout
 
 
 def test_the_installed_command_writes_the_stranger_but_not_twice(rrg: Path, tmp_path: Path) -> None:

@@ -309,15 +309,15 @@ def frozen(case: Case) -> None:
 
 @check("loss")
 def one_study(case: Case) -> None:
-    """is a finite scalar for a batch of one, with finite gradients"""
+    """is a finite scalar for a batch of one, and sends back a finite gradient"""
 
     def body(example: Example) -> None:
         tensors = case.tensors(example)
         leaves = [t.requires_grad_() for n, t in tensors.items() if t.is_floating_point() and n != "disease_labels"]
         [loss] = case.call(case.fresh(example), tensors).values()
         broken(f"the loss is {loss}" if loss.shape != () or not loss.isfinite() else None)
-        if loss.requires_grad:
-            loss.backward()
+        broken(None if loss.requires_grad else "no gradient leaves it")
+        loss.backward()
         bad = any(leaf.grad is not None and not leaf.grad.isfinite().all() for leaf in leaves)
         broken("a gradient is not finite" if bad else None)
 
