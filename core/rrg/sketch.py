@@ -7,6 +7,7 @@ classes. Whatever else decides (other modules, conditions, computed annotations)
 import ast
 import warnings
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rrg.config import PieceConfig
@@ -89,10 +90,10 @@ class _Sketch(Reader):
 
 def _body(module: str) -> list[ast.stmt]:
     """Statements of a module; its package is imported, it is not."""
-    loader: Any = getattr(find_spec(module), "loader", None)  # without one: AttributeError, so unreadable
+    origin: Any = getattr(find_spec(module), "origin", None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # importing the module will tell them
-        return list(ast.parse(loader.get_source(module)).body)
+        return ast.parse(Path(origin).read_bytes()).body
 
 
 def _expect(found: ast.AST | None, kind: type[Tree]) -> Tree:
