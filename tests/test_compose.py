@@ -259,11 +259,11 @@ def test_a_wire_overrules_the_same_method(made: Made, install: Install) -> None:
 
 def test_reader_and_provider_that_annotate_a_signal_differently(refused: Refused, install: Install) -> None:
     source = LOGITS.replace(
-        'visual_mean: Float[Tensor, "batch vision"]', 'lead__expert_embedding: Float[Tensor, "batch 7"]'
+        'visual_mean: Float[Tensor, "batch vision"]', 'lead__expert_embedding: Float[Tensor, "batch vision"]'
     )
     install("heads", piece("rrg_encoders", "heads.one", "heads_code:Heads"), heads_code=source)
     said = refused("lead+heads")
-    assert 'heads.one reads lead.expert_embedding as Float[Tensor, "batch 7"], ' in said
+    assert 'heads.one reads lead.expert_embedding as Float[Tensor, "batch vision"], ' in said
     assert 'lead.experts gives Float[Tensor, "batch host"]' in said
 
 
@@ -377,6 +377,12 @@ def test_a_piece_that_gives_another_shape_than_it_says(refused: Refused, install
     install("heads", piece("rrg_encoders", "heads.one", "heads_code:Heads"), heads_code=source)
     said = refused("dmsr+heads")
     assert "heads.one gives disease_logits of the shape (1, 13), annotated (batch diseases)" in said
+
+
+def test_a_piece_that_gives_another_size_than_its_number(refused: Refused, install: Install) -> None:
+    source = LOGITS.replace("axes.vision, axes.diseases", "axes.vision, 13").replace('"batch diseases"', '"batch 14"')
+    install("heads", piece("rrg_encoders", "heads.one", "heads_code:Heads"), heads_code=source)
+    assert "heads.one gives disease_logits of the shape (1, 13), annotated (batch 14)" in refused("dmsr+heads")
 
 
 def test_a_stage_that_gives_a_field_its_own_default_keeps_the_fields_limits(capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,6 +136,25 @@ def test_a_type_that_contradicts_the_signal_table() -> None:
     assert 'the signal patch_mask is Bool[Tensor, "batch patches"]' in said
 
 
+def test_a_number_stands_for_a_name() -> None:
+    changed = encoder(patch_tokens=Float[Tensor, "batch patches 384"], result=Logits)
+    assert contract(changed).reads[0].axes == "batch patches 384"
+
+
+@pytest.mark.parametrize("axes", ["4 patches vision", "batch 384", "batch vision 7"])
+def test_a_number_stands_for_no_other_axis_and_not_for_the_batch(axes: str) -> None:
+    said = refused(encoder(patch_tokens=Float[Tensor, axes], result=Logits))
+    assert "the signal patch_tokens is Float[Tensor, " in said
+
+
+def test_an_injector_has_a_hidden_of_its_own_width() -> None:
+    class Narrow(GoodInjector):
+        def forward(self, hidden: Float[Tensor, "batch text 512"]) -> Float[Tensor, "batch text host"]:  # type: ignore[override]
+            raise NotImplementedError
+
+    assert [port.axes for port in contract(Narrow, "injector").hidden] == ["batch text 512", "batch text host"]
+
+
 def test_an_axis_that_is_not_in_the_vocabulary() -> None:
     assert "has the axes pixels; known axes are batch" in refused(
         encoder(own=Float[Tensor, "batch pixels"], result=Logits)

@@ -1,7 +1,7 @@
 """Resolve an expression to a recipe, or report everything that is wrong with it at once."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -19,6 +19,8 @@ from rrg.plugins import Plugins
 from rrg.recipe import Recipe
 from rrg.registry import registry
 from rrg.settings import Settings
+from rrg.sketch import sketch_of
+from rrg.unify import conflicts
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "host": HostConfig,
@@ -53,7 +55,8 @@ def compose(
     start: a recipe to begin from. Under another host its stages, image and text settings, chosen for the earlier host,
         are not taken.
 
-    Raises UsageError with every problem found and the commands that settle them.
+    Raises UsageError with every problem found and the commands that settle them. Sizes that contradict each other are
+    found before torch is imported, where the pieces' source text says them; they are then told alone.
     """
     if expression is None and start is None:
         raise UsageError("nothing to compose: give an expression such as lead+dmsr, or --from recipe.toml")
@@ -61,15 +64,28 @@ def compose(
     if expression is None and start is not None:
         expression = start.expression
     assert expression is not None
-    composer = _Composer(plugins or plugins_module.find(), {*drop, *earlier_drop})
-    composer.choose(expression)
-    preset = composer.host(host or (start.host.name if start else "tiny"))
-    composer.connect(preset["host"]["kind"], start.wire if start else {}, wire or {})
-    composer.add_stages(start, settings or {})
-    composer.check_drops(set(drop))
+    terms, plugins = expression, plugins or plugins_module.find()
+    preset, unknown_host = _preset(host or (start.host.name if start else "tiny"))
+
+    def wired(read: Callable[[Registered], Contract]) -> _Composer:
+        composer = _Composer(plugins, {*drop, *earlier_drop}, read)
+        composer.choose(terms)
+        composer.problems += unknown_host
+        composer.connect(preset["host"]["kind"], start.wire if start else {}, wire or {})
+        composer.add_stages(start, settings or {})
+        composer.check_drops(set(drop))
+        return composer
+
+    early = wired(sketch_of)
+    if not early.problems:
+        sections = early.settings(preset, start, settings or {}, pieces=False)
+        if not early.problems:
+            _refuse(expression, early.conflicts(sections))
+    composer = wired(contract_of)
     found = composer.settings(preset, start, settings or {})
-    if composer.problems:
-        raise UsageError(f"cannot compose {expression!r}", list(dict.fromkeys(composer.problems)))
+    if not unknown_host:
+        composer.problems += composer.conflicts(found)
+    _refuse(expression, composer.problems)
     return Recipe(
         expression=expression,
         drop=sorted(composer.dropped),
@@ -83,11 +99,27 @@ def compose(
     )
 
 
-class _Composer:
-    """The steps of `compose`; each adds to `problems` and goes on as far as it can."""
+def _refuse(expression: str, problems: list[str]) -> None:
+    if problems:
+        raise UsageError(f"cannot compose {expression!r}", list(dict.fromkeys(problems)))
 
-    def __init__(self, plugins: Plugins, drop: set[str]) -> None:
-        self.plugins, self.drop = plugins, drop
+
+def _preset(host: str) -> tuple[dict[str, Any], list[str]]:
+    """The host's preset; tiny's and the problem where there is no such host."""
+    try:
+        return host_preset(host), []
+    except RRGError as error:
+        return host_preset("tiny"), [error.message]
+
+
+class _Composer:
+    """The steps of `compose`; each adds to `problems` and goes on as far as it can.
+
+    read: what reads a piece's contract.
+    """
+
+    def __init__(self, plugins: Plugins, drop: set[str], read: Callable[[Registered], Contract]) -> None:
+        self.plugins, self.drop, self.read = plugins, drop, read
         self.problems: list[str] = []
         self.chosen: dict[str, Registered] = {}
         self.contracts: dict[str, Contract] = {}
@@ -127,18 +159,11 @@ class _Composer:
                 self.dropped.add(name)
             elif name not in self.chosen and name not in self.failed:
                 try:
-                    self.contracts[name] = contract_of(self.plugins.pieces[name])
+                    self.contracts[name] = self.read(self.plugins.pieces[name])
                     self.chosen[name] = self.plugins.pieces[name]
                 except RRGError as error:
                     self.failed.add(name)
                     self.problems.append(error.message)
-
-    def host(self, name: str) -> dict[str, Any]:
-        try:
-            return host_preset(name)
-        except RRGError as error:
-            self.problems.append(error.message)
-            return host_preset("tiny")
 
     def connect(self, kind: str, earlier: Mapping[str, str], wire: Mapping[str, str]) -> None:
         """Add core's defaults where nothing gives a signal, then wire every reader and order the pieces."""
@@ -175,7 +200,7 @@ class _Composer:
         for name, piece in self.plugins.pieces.items():
             if piece.kind in ("encoder", "connector") and name not in self.chosen:
                 try:
-                    givers += [name for port in contract_of(piece).gives if port.signal == signal]
+                    givers += [name for port in self.read(piece).gives if port.signal == signal]
                 except RRGError:  # a piece that cannot be read is no help here
                     continue
         back = [f"keeping {name}" if name in self.dropped else f"adding +{name}" for name in givers]
@@ -203,9 +228,15 @@ class _Composer:
         for name in sorted(asked - self.dropped):
             self.problems.append(f"--drop {name}: not in this composition{resolve.did_you_mean(name, self.chosen)}")
 
-    def settings(self, preset: dict[str, Any], start: Recipe | None, given: Mapping[str, Any]) -> dict[str, BaseModel]:
-        """Validated settings by section and piece: defaults, then the host's, then `start`'s, then those given."""
-        tree = Settings({**SECTIONS, **{name: self.contracts[name].config for name in self.order}}, self.stages)
+    def settings(
+        self, preset: dict[str, Any], start: Recipe | None, given: Mapping[str, Any], *, pieces: bool = True
+    ) -> dict[str, BaseModel]:
+        """Validated settings by section and piece: defaults, then the host's, then `start`'s, then those given.
+
+        pieces: False leaves the pieces' and stages' settings out, for which their modules would be imported.
+        """
+        models = {name: self.contracts[name].config for name in self.order} if pieces else {}
+        tree = Settings({**SECTIONS, **models}, self.stages if pieces else [])
         tree.values["host"] |= preset["host"]
         for key, value in preset["set"].items():
             tree.assign(key, value, quiet=True)
@@ -218,13 +249,20 @@ class _Composer:
             for section in SECTIONS if same_host else ("generation",):
                 tree.values[section] = getattr(start, section).model_dump(mode="json")
         for key, value in given.items():
-            tree.assign(key, value)
+            tree.assign(key, value, quiet=not pieces)
         found = tree.validated()
         self.problems += tree.problems
         self.seed = tree.seed
         for name, stage in tree.stated.items():
             self._check_stage(name, stage)
         return found
+
+    def conflicts(self, found: Mapping[str, BaseModel]) -> list[str]:
+        """Axes that would have two sizes along the wires; none is sought where host or image settings are wrong."""
+        host, image = found.get("host"), found.get("image")
+        if not (isinstance(host, HostConfig) and isinstance(image, ImageConfig)):
+            return []
+        return conflicts(self.contracts, self.wires, self.visual_embeds, host, image)
 
     def _check_stage(self, name: str, stage: StageConfig) -> None:
         """A stage's patterns must match something. Dropping a piece takes its name out of them by itself."""

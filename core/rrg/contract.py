@@ -30,11 +30,27 @@ class Port:
 
 @dataclass(frozen=True)
 class Contract:
-    """reads: signals by argument. gives: signals by field. config: the schema of the piece's settings."""
+    """reads: signals by argument. gives: signals by field. config: the schema of the piece's settings.
+
+    hidden: an injector's hidden states as it takes them and as it gives them back; nothing for other kinds.
+    """
 
     reads: tuple[Port, ...]
     gives: tuple[Port, ...]
     config: type[PieceConfig]
+    hidden: tuple[Port, ...] = ()
+
+
+def fits(axes: str, other: str) -> bool:
+    """Whether two annotations have one form: the same names in the same order, or a whole number in place of a name.
+
+    `rrg.unify` says whether the number is right. `batch` has no number: a batch holds as many studies as it likes.
+    """
+    ours, theirs = axes.split(), other.split()
+    return len(ours) == len(theirs) and all(
+        a == b or ((a.isdecimal() or b.isdecimal()) and "batch" not in (a, b))
+        for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 def contract_of(piece: Registered) -> Contract:
@@ -43,25 +59,30 @@ def contract_of(piece: Registered) -> Contract:
     Raises UsageError where the class cannot be loaded or built as its kind is, an argument or the result is not
     annotated, or axes or types contradict the signal table.
     """
-    reader = _Reader(piece)
-    config = reader.config()
-    if piece.kind == "stage":
-        return Contract((), (), config)
-    if piece.kind in RESULTS:
-        reader.check_result()
-        gives: tuple[Port, ...] = ()
-    else:
-        gives = reader.fields(piece.cls.forward)
-    return Contract(
-        reader.injector() if piece.kind == "injector" else reader.arguments(piece.cls.forward), gives, config
-    )
+    return Reader(piece).contract()
 
 
-class _Reader:
-    """Reads one piece; every failure names the piece."""
+class Reader:
+    """Reads one piece; every failure names the piece. `rrg.sketch` reads the same from the source text alone."""
 
     def __init__(self, piece: Registered) -> None:
         self.piece = piece
+
+    def contract(self) -> Contract:
+        config, kind = self.config(), self.piece.kind
+        if kind == "stage":
+            return Contract((), (), config)
+        forward = self.method("forward")
+        if forward is None:
+            raise self.fail("it has no forward")
+        if kind not in RESULTS:
+            gives = self.fields(forward)
+            return Contract(self.arguments(forward), gives, config)
+        result = self.result(forward)
+        if kind != "injector":
+            return Contract(self.arguments(forward), (), config)
+        hidden, reads = self.injector(forward)
+        return Contract(reads, (), config, (hidden, result))
 
     def fail(self, message: str) -> UsageError:
         return UsageError(f"piece {self.piece.name}: {message}")
@@ -93,6 +114,9 @@ class _Reader:
             raise self.fail(f"__init__ must take ({expected}), as for every {self.piece.kind}: {error}") from error
         return self._hints(cls.__init__).get("config")
 
+    def method(self, name: str) -> Any:
+        return getattr(self.piece.cls, name, None)
+
     def arguments(self, function: Any) -> tuple[Port, ...]:
         """The signals that a function reads. An argument with a default is optional."""
         hints = self._hints(function)
@@ -105,7 +129,7 @@ class _Reader:
             optional = parameter.default is not parameter.empty
             if NoneType in get_args(hints[name]) and not optional:
                 raise self.fail(f"argument {name} of {function.__name__} may be None, so give it the default None")
-            ports.append(self._port(name, hints[name], optional))
+            ports.append(self.port(name, hints[name], optional))
         return tuple(ports)
 
     def fields(self, function: Any) -> tuple[Port, ...]:
@@ -115,30 +139,33 @@ class _Reader:
             raise self.fail(
                 f"annotate the result of {function.__name__} with a NamedTuple whose fields are the signals it gives"
             )
-        return tuple(self._port(name, hint) for name, hint in self._hints(result).items())
+        return tuple(self.port(name, hint) for name, hint in self._hints(result).items())
 
-    def check_result(self) -> None:
-        axes = RESULTS[self.piece.kind]
-        hint = self._hints(self.piece.cls.forward).get("return")
-        if getattr(hint, "dim_str", None) != axes:
-            raise self.fail(f'the result of a {self.piece.kind}\'s forward is annotated Float[Tensor, "{axes}"]')
+    def result(self, function: Any) -> Port:
+        """The one tensor that an injector, a loss or a retriever gives; an injector's is named hidden."""
+        expected, hint = RESULTS[self.piece.kind], self._hints(function).get("return")
+        if not fits(getattr(hint, "dim_str", "?"), expected):
+            raise self.fail(f'the result of a {self.piece.kind}\'s forward is annotated Float[Tensor, "{expected}"]')
+        return Port("hidden", "hidden", *self.tensor("hidden", hint))
 
-    def injector(self) -> tuple[Port, ...]:
-        """What an injector reads: by `prepare` where it has one, which then gives all that `forward` takes."""
-        ports = {port.argument: port for port in self.arguments(self.piece.cls.forward)}
-        if ports.pop("hidden", None) is None:
+    def injector(self, forward: Any) -> tuple[Port, tuple[Port, ...]]:
+        """`hidden`, and what an injector reads: by `prepare` where it has one, which gives what `forward` takes."""
+        ports = {port.argument: port for port in self.arguments(forward)}
+        hidden = ports.pop("hidden", None)
+        if hidden is None:
             raise self.fail("forward of an injector takes `hidden`")
-        if not hasattr(self.piece.cls, "prepare"):
-            return tuple(ports.values())
+        prepare = self.method("prepare")
+        if prepare is None:
+            return hidden, tuple(ports.values())
         taken = {name: (port.dtype, port.axes) for name, port in ports.items()}
-        given = {port.argument: (port.dtype, port.axes) for port in self.fields(self.piece.cls.prepare)}
+        given = {port.argument: (port.dtype, port.axes) for port in self.fields(prepare)}
         differ = sorted(name for name in given | taken if given.get(name) != taken.get(name))
         if differ:
             raise self.fail(
                 "prepare gives what forward takes beside `hidden`, by the same names and axes; "
                 f"these differ: {', '.join(differ)}"
             )
-        return self.arguments(self.piece.cls.prepare)
+        return hidden, self.arguments(prepare)
 
     def _hints(self, thing: Any) -> dict[str, Any]:
         try:
@@ -146,22 +173,26 @@ class _Reader:
         except Exception as error:
             raise self.fail(f"annotations of {thing.__qualname__} cannot be read: {error}") from error
 
-    def _port(self, name: str, hint: Any, optional: bool = False) -> Port:
-        options = [option for option in get_args(hint) if option is not NoneType]
-        bare = options[0] if NoneType in get_args(hint) and len(options) == 1 else hint
-        axes = getattr(bare, "dim_str", None)
-        if axes is None:
-            raise self.fail(
-                f'{name} is annotated {hint}; expected a jaxtyping type, such as Float[Tensor, "batch host"]'
-            )
-        port = Port(name, signal_of(name, self.piece.piece.method), str(axes), bare.dtype.__name__, optional)
+    def port(self, name: str, hint: Any, optional: bool = False) -> Port:
+        axes, dtype = self.tensor(name, hint)
+        port = Port(name, signal_of(name, self.piece.piece.method), axes, dtype, optional)
         known = SIGNALS.get(port.signal)
-        if known is not None and (port.dtype, port.axes) != (known.dtype, known.axes):
+        if known is not None and not (port.dtype == known.dtype and fits(port.axes, known.axes)):
             raise self.fail(
                 f'{name} is annotated {port.dtype}[Tensor, "{port.axes}"]; '
                 f'the signal {port.signal} is {known.dtype}[Tensor, "{known.axes}"]'
             )
-        strange = [axis for axis in port.axes.split() if axis not in AXES and not axis.isdigit()]
+        strange = [axis for axis in port.axes.split() if axis not in AXES and not axis.isdecimal()]
         if strange:
             raise self.fail(f"{name} has the axes {', '.join(strange)}; known axes are {', '.join(AXES)}")
         return port
+
+    def tensor(self, name: str, hint: Any) -> tuple[str, str]:
+        """Axes and type of an annotation."""
+        options = [option for option in get_args(hint) if option is not NoneType]
+        bare = options[0] if NoneType in get_args(hint) and len(options) == 1 else hint
+        if getattr(bare, "dim_str", None) is None:
+            raise self.fail(
+                f'{name} is annotated {hint}; expected a jaxtyping type, such as Float[Tensor, "batch host"]'
+            )
+        return str(bare.dim_str), bare.dtype.__name__

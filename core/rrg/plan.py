@@ -214,7 +214,7 @@ def _shapes(model: RRGModel, values: Values) -> dict[tuple[str, str], tuple[int,
             shape, axes = shapes.get((name, port.signal)), port.axes.split()
             if shape is None:
                 continue
-            sizes |= {axis: n for axis, n in zip(axes, shape, strict=False) if axis not in sizes}
+            sizes |= {a: int(a) if a.isdecimal() else n for a, n in zip(axes, shape, strict=False) if a not in sizes}
             if len(axes) != len(shape) or any(n != sizes[axis] for axis, n in zip(axes, shape, strict=True)):
                 wrong.append(f"{name} gives {port.signal} of the shape {shape}, annotated ({port.axes})")
     if wrong:

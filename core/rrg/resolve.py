@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-from rrg.contract import Contract, Port
+from rrg.contract import Contract, Port, fits
 from rrg.pieces import Registered
 from rrg.plugins import Plugins
 from rrg.registry import registry
@@ -129,7 +129,7 @@ class Wiring:
             f'{reader} reads {port.signal} as {port.dtype}[Tensor, "{port.axes}"], '
             f'{provider} gives {given.dtype}[Tensor, "{given.axes}"]'
             for given in gives
-            if given.signal == port.signal and (given.dtype, given.axes) != (port.dtype, port.axes)
+            if given.signal == port.signal and not (given.dtype == port.dtype and fits(given.axes, port.axes))
         ]
 
     def _strange_wire(self, key: str, provider: str) -> str:

@@ -121,7 +121,8 @@ class Reporter:
 
 
 def _probabilities(values: dict[tuple[str, str], Any], studies: int) -> list[dict[str, float] | None]:
-    logits: Tensor | None = next((value for (_, name), value in values.items() if name == "disease_logits"), None)
+    found = (value for (_, name), value in values.items() if name == "disease_logits")
+    logits: Tensor | None = next((value for value in found if value.shape[1] == len(OBSERVATIONS)), None)
     if logits is None:
         return [None] * studies
     rows = torch.sigmoid(logits.float()).tolist()

@@ -21,7 +21,6 @@ from rrg.plugins import Plugins
 from rrg.signals import SIGNALS
 from rrg.testing.hosts import LAYERS
 
-HIDDEN = Port("hidden", "hidden", SIGNALS["hidden"].axes, "Float")
 # What sizes are drawn from, odd and extreme ones among them; a class's `multiples` scale them.
 SIZES = {"batch": (1, 2, 3), "views": (2,), "channels": (1,), "vision": (1, 5, 16), "host": (2, 8, 13)}
 ODD = (1, 2, 3, 5)
@@ -72,12 +71,14 @@ class Case:
     @cached_property
     def reads(self) -> tuple[Port, ...]:
         """What a call takes: the signals, and `hidden` for an injector."""
-        return (HIDDEN, *self.contract.reads) if self.kind == "injector" else self.contract.reads
+        return (*self.contract.hidden[:1], *self.contract.reads)
 
     @cached_property
     def gives(self) -> tuple[Port, ...]:
-        result = RESULTS.get(self.kind)
-        return self.contract.gives if result is None else (Port("result", "result", result, "Float"),)
+        if self.kind not in RESULTS:
+            return self.contract.gives
+        axes = self.contract.hidden[1].axes if self.contract.hidden else RESULTS[self.kind]
+        return (Port("result", "result", axes, "Float"),)
 
     def masks(self) -> list[tuple[Port, list[Port]]]:
         """Each mask that the piece reads, with the tensors whose leading axes are the mask's."""
