@@ -35,8 +35,9 @@ demo: install  ## phantom data, lead+dmsr trained, generated and scored, in minu
 test: install lint  ## lint, types, and the tests that take seconds
 	$(BIN)/pytest -m "not slow and not gpu"
 
-test-all: install lint  ## everything, GPU tests where there is one
+test-all: install lint  ## everything, GPU tests where there is one, contracts on many examples
 	$(BIN)/pytest
+	$(BIN)/rrg test core lead dast --examples 100
 
 lint: install  ## ruff, ruff format, mypy on core/
 	$(BIN)/ruff check .

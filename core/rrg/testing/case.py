@@ -1,7 +1,7 @@
 """A piece under test: sizes and tensors drawn from its annotations, and failures that say piece, check and sizes."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -90,17 +90,20 @@ class Case:
 
     # Drawing
 
-    def _sizes(self, wanted: dict[str, Iterable[int]]) -> "st.SearchStrategy[dict[str, int]]":
-        named = {axis for port in (*self.reads, *self.gives) for axis in port.axes.split() if not axis.isdigit()}
-        images = self.declares("image_sizes") or IMAGES
+    def sizes(self, plain: dict[str, int]) -> dict[str, int]:
+        """Sizes as the piece wants them: multiplied as it declares, or fixed by a number of its annotations."""
         multiples = self.declares("multiples") or {}
-        drawn = {}
-        for axis in sorted({*named, "host", "vision", "height"} - {"diseases", "layers", "width", "key"}):
-            options = wanted.get(axis, images[:1] if axis == "height" else SIZES.get(axis, ODD))
-            drawn[axis] = st.sampled_from([n * multiples.get(axis, 1) for n in options])
-        fixed = self._fixed()
+        return {axis: n * multiples.get(axis, 1) for axis, n in plain.items()} | self._fixed()
+
+    def _sizes(self, wanted: dict[str, Sequence[int]]) -> "st.SearchStrategy[dict[str, int]]":
+        named = {axis for port in (*self.reads, *self.gives) for axis in port.axes.split() if not axis.isdecimal()}
+        images = self.declares("image_sizes") or IMAGES
+        drawn = {
+            axis: st.sampled_from(wanted.get(axis, images[:1] if axis == "height" else SIZES.get(axis, ODD)))
+            for axis in sorted({*named, "host", "vision", "height"} - {"diseases", "layers", "width", "key"})
+        }
         return st.fixed_dictionaries(drawn).map(
-            lambda sizes: sizes | {"width": sizes["height"], "diseases": 14, "layers": LAYERS} | fixed
+            lambda sizes: self.sizes(sizes | {"width": sizes["height"], "diseases": 14, "layers": LAYERS})
         )
 
     def _fixed(self) -> dict[str, int]:
@@ -111,9 +114,9 @@ class Case:
             if port.signal in SIGNALS
             for axis, own in zip(SIGNALS[port.signal].axes.split(), port.axes.split(), strict=True)
         ]
-        return {axis: int(own) for axis, own in pairs if own.isdigit()}
+        return {axis: int(own) for axis, own in pairs if own.isdecimal()}
 
-    def forall(self, body: Callable[[Example], None], *, ordinary: bool = False, **wanted: Iterable[int]) -> None:
+    def forall(self, body: Callable[[Example], None], *, ordinary: bool = False, **wanted: Sequence[int]) -> None:
         """Run `body` on drawn examples. ordinary: neither large values nor strides. wanted: sizes of some axes.
 
         Raises Broken for the smallest example that fails.
@@ -173,7 +176,7 @@ class Case:
         return {port.argument: self._tensor(port, example, generator, dtype).to(self.device) for port in ports}
 
     def _tensor(self, port: Port, example: Example, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        shape = [int(axis) if axis.isdigit() else example.sizes[axis] for axis in port.axes.split()]
+        shape = [int(axis) if axis.isdecimal() else example.sizes[axis] for axis in port.axes.split()]
         if port.signal == "disease_labels":
             values = torch.tensor([1.0, 0.0, -1.0, torch.nan])
             return values[torch.randint(4, shape, generator=generator)]

@@ -21,16 +21,21 @@ TEXT = {
 }
 
 
-def tiny_model(kind: str, seed: int = 0) -> Any:
-    """A random model of `HOSTS`, in evaluation mode: LAYERS layers of WIDTH, wide enough weights that tokens differ."""
+def tiny_model(kind: str, seed: int = 0, width: int = WIDTH) -> Any:
+    """A random model of `HOSTS`, in evaluation mode: LAYERS layers, wide enough weights that tokens differ.
+
+    width: of its hidden states, a multiple of 6 or 8.
+    """
     import transformers as t
 
     torch.manual_seed(seed)
+    heads = 3 if width % 6 == 0 else 4
+    plain = {**TEXT, "hidden_size": width, "num_attention_heads": heads, "initializer_range": 0.3}
     if kind == "llama":
-        return t.LlamaForCausalLM(t.LlamaConfig(**TEXT, num_key_value_heads=3, initializer_range=0.3)).eval()
+        return t.LlamaForCausalLM(t.LlamaConfig(**plain, num_key_value_heads=heads)).eval()
     if kind == "phi3":
-        return t.Phi3ForCausalLM(t.Phi3Config(**TEXT, num_key_value_heads=3, initializer_range=0.3)).eval()
-    text = {**TEXT, "num_key_value_heads": 1, "head_dim": 8, "initializer_range": 0.3}
+        return t.Phi3ForCausalLM(t.Phi3Config(**plain, num_key_value_heads=heads)).eval()
+    text = {**plain, "num_key_value_heads": 1, "head_dim": 8}
     if kind == "qwen3":
         return t.Qwen3ForCausalLM(t.Qwen3Config(**text)).eval()
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
@@ -39,7 +44,7 @@ def tiny_model(kind: str, seed: int = 0) -> Any:
         "hidden_size": 12,
         "intermediate_size": 16,
         "num_heads": 1,
-        "out_hidden_size": WIDTH,
+        "out_hidden_size": width,
         "patch_size": 16,
         "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0, 1],

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rrg.axes import Axes
 from rrg.inject import Injection, prepared
 from rrg.testing.case import Case, Example, differs, shaken
 from rrg.testing.checks import REPEATS, broken, check, declared
 from rrg.testing.hosts import HOSTS, LAYERS, WIDTH, tiny_model
 
 IDS = torch.tensor([[1, 40, 41, 42, 43], [1, 50, 51, 52, 53]])
+SIZES = {"batch": 2, "patches": 3, "slots": 3, "report": 3, "views": 2, "channels": 1, "text": 5, "vision": 5}
+SIZES |= {"host": WIDTH, "height": 32, "width": 32, "diseases": 14, "layers": LAYERS}
 END = 319  # a token that ends nothing here: every row runs to its full length
 
 
@@ -23,8 +24,9 @@ class Hosted:
 
     def __init__(self, case: Case, kind: str, lora: bool = False) -> None:
         self.case, self.kind = case, kind
-        case.where = f"on {kind}: batch=2 text=5 host={WIDTH} layers={LAYERS}"
-        self.model: Any = tiny_model(kind).to(case.device)
+        self.example = Example(case.sizes(SIZES), seed=3)
+        case.where = f"on {kind}: {self.example}"
+        self.model: Any = tiny_model(kind, width=self.example.sizes["host"]).to(case.device)
         self.base = copy.deepcopy(self.model)
         if lora:
             from peft import LoraConfig, get_peft_model
@@ -33,15 +35,11 @@ class Hosted:
                 warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an older name
                 get_peft_model(self.model, LoraConfig(r=2, target_modules="all-linear"))
         self.injection = Injection(self.model, self.model.get_decoder().layers)
-        axes = Axes(WIDTH, LAYERS, image=32, vision=5)
         self.modules: dict[int, nn.Module] = {}
         for layer in range(LAYERS):
-            module = shaken(case.build(axes, layer, self.modules.get(0), seed=layer), seed=layer)
+            module = shaken(case.build(case.axes(self.example), layer, self.modules.get(0), seed=layer), seed=layer)
             self.modules[layer] = module.to(case.device).eval()
         self.injection.add(case.name, self.modules, case.contract.config().where)  # type: ignore[attr-defined]
-        sizes = {"batch": 2, "patches": 3, "slots": 3, "report": 3, "views": 2, "channels": 1, "text": 5, "vision": 5}
-        sizes |= {"host": WIDTH, "height": 32, "width": 32, "diseases": 14, "layers": LAYERS}
-        self.example = Example(sizes, seed=3)
         self.signals = {name: t for name, t in case.tensors(self.example).items() if name != "hidden"}
         self.ids = IDS.to(case.device)
 
@@ -172,7 +170,7 @@ def after_lora(case: Case) -> None:
         own = [name for module in hosted.modules.values() for name, _ in module.named_parameters()]
         adapted = [name for name in own if "lora_" in name]
         frozen = [n for m in hosted.modules.values() for n, p in m.named_parameters() if not p.requires_grad]
-        plain = {n for n, p in case.build(Axes(WIDTH, LAYERS, 32, 5)).named_parameters() if p.requires_grad}
+        plain = {n for n, p in case.fresh(hosted.example).named_parameters() if p.requires_grad}
         broken(f"{adapted[0]} is an adapter" if adapted else None)
         broken(f"{frozen[0]} is frozen after LoRA" if set(frozen) & plain else None)
         with torch.no_grad():  # adapters start at zero
@@ -210,8 +208,8 @@ class Twice(nn.Module):
 def order(case: Case) -> None:
     """acts before what is injected after it, and after what was injected before it"""
     for after in (False, True):
-        model: Any = tiny_model("llama").to(case.device)
         hosted = Hosted(case, "llama")
+        model = copy.deepcopy(hosted.base)
         injection = Injection(model, model.get_decoder().layers)
         piece, twice = hosted.modules[1], Twice()
         where = case.contract.config().where  # type: ignore[attr-defined]
@@ -219,7 +217,7 @@ def order(case: Case) -> None:
             injection.add(name, {1: module}, where)
         injection.prepare({case.name: hosted.signals, "test.twice": {}})
         layer: Any = injection.layers[1]
-        hidden = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(5)).to(case.device)
+        hidden = case.tensors(hosted.example)["hidden"]
         with torch.no_grad():
             found = layer.rrg.apply_to(getattr(layer.rrg, where), hidden, layer.rrg.memory)
             memory = prepared(piece, hosted.signals)

@@ -44,9 +44,8 @@ def shapes(case: Case) -> None:
         with torch.no_grad():
             given = case.call(case.fresh(example), tensors)
         with jaxtyped("context"):
-            for axis in ("host", "diseases", "layers"):
-                case_size = torch.empty(example.sizes[axis])
-                is_bearable(case_size, case.hint(Port(axis, axis, axis, "Float")))
+            for axis in ("host", "diseases", "layers"):  # known sizes are bound first, then those of the arguments
+                is_bearable(torch.empty(example.sizes[axis]), case.hint(Port(axis, axis, axis, "Float")))
             for port in (p for p in case.reads if p.argument in tensors):
                 is_bearable(tensors[port.argument], case.hint(port))
             for port in case.gives:
@@ -55,7 +54,7 @@ def shapes(case: Case) -> None:
                     shape = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
                     broken(f'{port.argument} is annotated {port.dtype}[Tensor, "{port.axes}"] and is {shape}')
 
-    case.forall(body, ordinary=True)
+    case.forall(body)
 
 
 @check(*MODULES)
