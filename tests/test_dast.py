@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rrg.axes import Axes
+from rrg.composition import compose
 from rrg.config import GenerationConfig
 from rrg.model import RRGModel
+from rrg.plan import plan
 from rrg.targets import TargetConfig
 from rrg.testing.data import batch_of, items
 from rrg_dast.cls import Classification
@@ -124,6 +126,13 @@ def test_the_classification_loss_by_hand() -> None:
     ignore = TargetConfig(uncertain="ignore", unmentioned="ignore")
     loss = Classification(ignore, AXES)(logits, labels)
     assert loss.item() == pytest.approx(torch.tensor(2.0).log().item())
+
+
+@pytest.mark.parametrize(("fusion", "slots"), [("dvaf", 19), ("mean", 19), ("concatenation", 32)])
+def test_it_is_planned(fusion: str, slots: int) -> None:
+    planned = plan(compose(WHOLE, settings={"dast.dvaf.fusion": fusion}))
+    assert planned.prefix["slots"] == slots  # two films of 9 patches
+    assert [stage.losses for stage in planned.stages] == [["dast.cls"], ["report"]]
 
 
 def test_the_stages_train_what_the_paper_trains(composed: Callable[..., RRGModel]) -> None:

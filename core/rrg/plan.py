@@ -95,6 +95,7 @@ def plan(recipe: Recipe, plugins: Plugins | None = None) -> Plan:
     plugins = plugins or find()
     with torch.device("meta"):
         model = build(recipe, plugins=plugins, weights=False).eval()
+        model.requires_grad_(False)  # the counter would hook what asks for gradients, and there are none here
         with torch.inference_mode(), FlopCounterMode(display=False) as counter, _Outputs(model) as outputs:
             values = _signals(model, recipe)
     shapes = _shapes(model, values)
