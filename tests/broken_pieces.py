@@ -59,6 +59,18 @@ class Heads(nn.Module):
         return self.linear(x)
 
 
+@breaks("contract", "encoder")
+class NotAnnotated(Heads):
+    def forward(self, visual_mean) -> Logits:  # type: ignore[no-untyped-def]
+        return Logits(self.logits(visual_mean))
+
+
+@breaks("planned", "encoder")
+class LooksIntoValues(Heads):
+    def logits(self, x: Tensor) -> Tensor:
+        return self.linear(x) if x.sum().item() < 1e9 else self.linear(-x)
+
+
 @breaks("builds", "encoder")
 class RealOnMeta(Heads):
     def __init__(self, config: PieceConfig, axes: Axes) -> None:

@@ -11,6 +11,7 @@ from rrg.config import InjectorConfig, LossConfig, PieceConfig, StageConfig
 from rrg.contract import Contract, Port, contract_of
 from rrg.errors import UsageError
 from rrg.pieces import Piece, Registered
+from rrg.signals import signal_of
 
 
 class Logits(NamedTuple):
@@ -231,3 +232,7 @@ def test_an_init_of_another_form() -> None:
 
 def test_annotations_that_cannot_be_read() -> None:
     assert "annotations of forward cannot be read" in refused(encoder(visual_mean="Absent", result=Logits))
+
+
+def test_a_signal_of_a_method_with_a_hyphen() -> None:
+    assert signal_of("two_view__score", "mine") == "two-view.score"

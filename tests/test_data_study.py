@@ -252,7 +252,7 @@ def test_failure_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> N
 
 def test_folder_that_holds_something_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("kept")
-    with pytest.raises(UsageError, match="already exists and is not empty"), new_folder(tmp_path):
+    with pytest.raises(UsageError, match="already exists and is no empty folder"), new_folder(tmp_path):
         pytest.fail("the block must not run")
     assert (tmp_path / "a").read_text() == "kept"
 

@@ -223,7 +223,7 @@ def test_a_folder_that_is_there_is_left_as_it_is(tmp_path: Path, capsys: pytest.
     (tmp_path / "rrg-focal").mkdir()
     (tmp_path / "rrg-focal" / "mine.py").write_text("kept", encoding="utf-8")
     assert main(["new", "focal", "--into", str(tmp_path)]) == 2
-    assert "rrg-focal: already exists and is not empty" in capsys.readouterr().err
+    assert "rrg-focal: already exists and is no empty folder" in capsys.readouterr().err
     assert files_of(tmp_path) == {"rrg-focal/mine.py": "kept"}
 
 

@@ -172,3 +172,14 @@ def test_order_of_registration_decides_nothing(install: Install) -> None:
 def test_words_of_settings_are_no_methods(method: str) -> None:
     with pytest.raises(UsageError, match="a word of rrg's own"):
         Piece(f"{method}.loss", "a:B", "")
+
+
+def test_entry_points_that_cannot_be_read_are_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def malformed(group: str) -> None:
+        raise ValueError(f"odd line in {group}")
+
+    monkeypatch.setattr("rrg.plugins.entry_points", malformed)
+    assert main(["plugins"]) == 2
+    assert "installed entry points cannot be read (odd line in rrg)" in capsys.readouterr().err

@@ -186,3 +186,39 @@ def test_pytest_with_nothing_selected_is_a_usage_error(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "nothing to test" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("device", ["nonsense", "meta"])
+def test_a_device_that_is_not_there_is_a_usage_error(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "dmsr", "--device", device]) == 2
+    assert f"device '{device}': not on this machine" in capsys.readouterr().err
+
+
+def test_what_a_piece_prints_stays_out_of_the_json(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    old = "visual = F.normalize("
+    install_copy(install, rrg_dast.dmsr, old, f"print('here')\n        {old}")
+    assert main(["test", "mine", "--examples", "1", "--json"]) == 0
+    assert {row["piece"] for row in json.loads(capsys.readouterr().out)["results"]} == {"mine.piece"}
+
+
+def test_a_piece_that_cannot_be_read_fails_one_check_and_the_others_still_run(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_copy(install, rrg_dast.dmsr, 'disease_logits: Float[Tensor, "batch diseases"],', "disease_logits,")
+    code, out = lines(["mine", "core.pool", "--examples", "1"], capsys)
+    assert code == 1
+    assert [line for line in out if line.startswith("  ")] == [
+        "  mine.piece: contract: argument disease_logits of forward has no annotation"
+    ]
+    assert any(line.startswith("core.pool ") for line in out)
+
+
+def test_a_known_failure_that_was_not_run_is_not_stale(
+    tmp_path: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, old, new, _ = BUGS["dropout left on"]
+    install_copy(install, module, old, new)
+    known = tmp_path / "known.txt"
+    known.write_text("mine.piece deterministic\nmine.piece rows\n", encoding="utf-8")
+    assert main(["test", "mine", "--examples", "3", "--xfail", str(known)]) == 0
+    capsys.readouterr()

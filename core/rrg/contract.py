@@ -99,6 +99,8 @@ class Reader:
         except ValidationError as error:
             fields = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
             raise self.fail(f"every setting needs a default that is valid; these have none: {fields}") from error
+        except Exception as error:  # a default's own code may raise anything
+            raise self.fail(f"its default settings fail: {type(error).__name__}: {error}") from error
         return config
 
     def _config_of_module(self, cls: Any) -> Any:

@@ -56,7 +56,7 @@ class RRGModel(nn.Module):
                 self.add_module(name.replace(".", "/"), module)
                 self.modules_by_piece[name] = module
                 if self._gives(name, "patch_tokens"):
-                    axes = Axes(axes.host, axes.layers, axes.image, vision=module.vision)
+                    axes = Axes(axes.host, axes.layers, axes.image, vision=_vision(name, module))
             elif piece.kind == "injector":
                 self._inject(name, piece, axes)
         self.stage: StageConfig | None = None
@@ -289,6 +289,14 @@ class RRGModel(nn.Module):
                 if getattr(layer, "gradient_checkpointing", False):
                     layer.training = True  # only then does it checkpoint; the modules within it stay as they are
         return self
+
+
+def _vision(name: str, module: nn.Module) -> int:
+    """Width of the patch tokens that a module gives."""
+    vision = getattr(module, "vision", None)
+    if not isinstance(vision, int):
+        raise UsageError(f"piece {name}: it gives patch_tokens, so it needs an attribute `vision`, their width")
+    return vision
 
 
 def _settings(recipe: Recipe, name: str, contract: Contract) -> Any:

@@ -6,7 +6,7 @@ name: which of them registered first must not matter.
 
 import difflib
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 
 import pluggy
 
@@ -51,12 +51,26 @@ def find(extra: dict[str, object] | None = None) -> Plugins:
     manager = pluggy.PluginManager("rrg")
     manager.add_hookspecs(hookspecs)
     plugins = [_register(manager, CORE, "rrg-compose", _version(), core_pieces)]
-    points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
+    try:
+        points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
+    except Exception as error:  # one malformed entry_points.txt, of whatever distribution, spoils the reading of all
+        raise UsageError(f"installed entry points cannot be read ({error}){_malformed()}") from error
     for point in points:
         plugins.append(_load(manager, point, repeated=sum(other.name == point.name for other in points) > 1))
     for name, module in (extra or {}).items():
         plugins.append(_register(manager, name, name, "0", module))
     return _collect(plugins)
+
+
+def _malformed() -> str:
+    """Which distributions' entry points cannot be read."""
+    found = []
+    for dist in distributions():
+        try:
+            _ = dist.entry_points
+        except Exception:
+            found.append(str(dist.locate_file("")) + f" {dist.name}")
+    return f"; reinstall {' and '.join(found)}" if found else ""
 
 
 def _version() -> str:

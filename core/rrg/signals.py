@@ -62,5 +62,6 @@ SIGNALS = {
 def signal_of(argument: str, method: str) -> str:
     """The signal that an argument of a piece of `method` names."""
     if "__" in argument:
-        return argument.replace("__", ".", 1)
+        other, _, name = argument.partition("__")
+        return f"{other.replace('_', '-')}.{name}"
     return argument if argument in SIGNALS else f"{method}.{argument}"

@@ -17,9 +17,10 @@ from rrg.registry import registry
 from rrg.signals import SIGNALS
 
 SHARED = ("host", "diseases", "layers")
+LENGTHS = ("report", "text", "key")  # one name for lengths of several texts: each signal has its own
 MODEL = "the language model"
 
-Node = tuple[str | int, ...]  # (shared axis,), (piece, axis), or the place of a number
+Node = tuple[str | int, ...]  # (shared axis,), (piece, axis), (piece, signal, axis), or the place of a number
 
 
 class Size(NamedTuple):
@@ -45,6 +46,8 @@ class End(NamedTuple):
     def node(self) -> Node:
         if self.axis.isdecimal():
             return (self.piece, self.verb, self.port.argument, self.position)
+        if self.axis in LENGTHS:
+            return (self.piece, self.port.signal, self.axis)
         return (self.axis,) if self.axis in SHARED else (self.piece, self.axis)
 
 

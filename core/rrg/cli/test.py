@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     bar = tqdm(pairs, desc="rrg test", unit="check", leave=False, disable=None)
     results = [testing.run(case, check) for case, check in bar]
     failed = {(result.piece, result.check) for result in results if result.message}
-    stale = sorted(f"{piece} {check}" for piece, check in known - failed)
+    unknown = {(result.piece, result.check) for result in results if result.skipped}
+    stale = sorted(f"{piece} {check}" for piece, check in known - failed - unknown)
     if args.json:
         rows = [{**r.to_json(), "expected": (r.piece, r.check) in known} for r in results]
         print(json.dumps({"results": rows, "stale": stale}, indent=2))
@@ -70,7 +71,7 @@ def _read(path: Path) -> set[tuple[str, str]]:
     from rrg.errors import UsageError
 
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--xfail {path}: cannot be read: {error}") from error
     rows = [line.partition("#")[0].split() for line in lines]

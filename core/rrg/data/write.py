@@ -23,11 +23,11 @@ def new_folder(dest: Path) -> Iterator[Path]:
     Raises: UsageError, before anything is written, where `dest` is a file or a folder that holds something; RRGError
     where the disk refuses (full, not writable).
     """
-    dest = Path(dest).absolute()
-    if os.path.lexists(dest) and not (dest.is_dir() and not any(dest.iterdir())):
-        raise UsageError(f"{dest}: already exists and is not empty; name a new folder, or remove this one first")
     temporary: Path | None = None
     try:
+        dest = Path(dest).absolute()
+        if os.path.lexists(dest) and (dest.is_symlink() or not dest.is_dir() or any(dest.iterdir())):
+            raise UsageError(f"{dest}: already exists and is no empty folder; name a new one, or remove this first")
         dest.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", suffix=".partial", dir=dest.parent))
         _open_to_others(temporary)

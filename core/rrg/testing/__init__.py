@@ -7,12 +7,16 @@
 needs the extra rrg-compose[test].
 """
 
+import contextlib
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rrg.errors import UsageError
+import torch
+
+from rrg.errors import RRGError, UsageError
 from rrg.plugins import Plugins, find
 from rrg.resolve import did_you_mean
 from rrg.testing import modules  # noqa: F401  (they register their checks, the plain ones first)
@@ -48,8 +52,12 @@ def select(
 ) -> list[Case]:
     """The pieces that names mean: an entry point's, a method's, or one piece.
 
-    Raises UsageError for a name that means nothing, and where nothing is selected.
+    Raises UsageError for a name that means nothing, where nothing is selected, and for a device that is not there.
     """
+    try:
+        torch.empty(1, device=device).item()
+    except Exception as error:
+        raise UsageError(f"device {device!r}: not on this machine: {first_line(error)}") from error
     plugins = plugins or find()
     cases: dict[str, Case] = {}
     problems = []
@@ -72,10 +80,11 @@ def select(
 
 
 def due(case: Case) -> list[Check]:
-    """The checks that a piece is due, by its kind and by what it reads and declares.
-
-    Raises UsageError where the piece cannot be read.
-    """
+    """The checks that a piece is due, by its kind and by what it reads and declares; one, where it cannot be read."""
+    try:
+        _ = case.contract
+    except RRGError:
+        return [CHECKS["contract"]]
     return [check for check in CHECKS.values() if case.kind in check.kinds and check.applies(case)]
 
 
@@ -94,7 +103,8 @@ def _run(case: Case, check: Check) -> Result:
     started, message = time.monotonic(), None
     case.where = ""
     try:
-        check.run(case)
+        with contextlib.redirect_stdout(sys.stderr):  # a piece may print; standard output is for the results
+            check.run(case)
     except KeyboardInterrupt:
         raise
     except BaseException as error:

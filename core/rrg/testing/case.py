@@ -43,6 +43,7 @@ class Example:
 
     def __str__(self) -> str:
         kinds = [f"values about {self.scale:g}"] * (self.scale != 1) + ["not contiguous"] * self.strided
+        kinds += ["without its optional arguments"] * (not self.optional)
         return ", ".join([" ".join(f"{axis}={n}" for axis, n in self.sizes.items()), *kinds])
 
 
@@ -83,7 +84,7 @@ class Case:
     def masks(self) -> list[tuple[Port, list[Port]]]:
         """Each mask that the piece reads, with the tensors whose leading axes are the mask's."""
         found = []
-        for mask in (port for port in self.reads if port.dtype == "Bool"):
+        for mask in (port for port in self.reads if port.dtype == "Bool" and port.argument.endswith("_mask")):
             masked = [p for p in self.reads if p.dtype != "Bool" and p.axes.startswith(f"{mask.axes} ")]
             found += [(mask, masked)] if masked else []
         return found
@@ -93,14 +94,15 @@ class Case:
     def sizes(self, plain: dict[str, int]) -> dict[str, int]:
         """Sizes as the piece wants them: multiplied as it declares, or fixed by a number of its annotations."""
         multiples = self.declares("multiples") or {}
-        return {axis: n * multiples.get(axis, 1) for axis, n in plain.items()} | self._fixed()
+        sizes = {axis: n * multiples.get(axis, 1) for axis, n in plain.items()} | {"height": plain["height"]}
+        return sizes | {"width": sizes["height"]} | self._fixed()
 
     def _sizes(self, wanted: dict[str, Sequence[int]]) -> "st.SearchStrategy[dict[str, int]]":
         named = {axis for port in (*self.reads, *self.gives) for axis in port.axes.split() if not axis.isdecimal()}
         images = self.declares("image_sizes") or IMAGES
         drawn = {
             axis: st.sampled_from(wanted.get(axis, images[:1] if axis == "height" else SIZES.get(axis, ODD)))
-            for axis in sorted({*named, "host", "vision", "height"} - {"diseases", "layers", "width", "key"})
+            for axis in sorted({*named, "host", "vision", "height"} - {"diseases", "layers", "width"})
         }
         return st.fixed_dictionaries(drawn).map(
             lambda sizes: self.sizes(sizes | {"width": sizes["height"], "diseases": 14, "layers": LAYERS})
@@ -110,7 +112,7 @@ class Case:
         """Axes that the piece's annotations fix by a number."""
         pairs = [
             (axis, own)
-            for port in (*self.reads, *self.gives)
+            for port in (*self.gives, *self.reads)  # what is read decides
             if port.signal in SIGNALS
             for axis, own in zip(SIGNALS[port.signal].axes.split(), port.axes.split(), strict=True)
         ]
@@ -184,6 +186,8 @@ class Case:
             mask = torch.rand(shape, generator=generator) < 0.7
             mask[..., 0] = True
             return mask
+        if port.dtype != "Float":
+            return torch.randint(2, shape, generator=generator)
         stored = [*shape[:-1], shape[-1] * 2] if example.strided and shape else shape
         if port.signal == "pixel_values":
             tensor = torch.rand(stored, generator=generator)
@@ -198,7 +202,11 @@ class Case:
             others = {name: tensor for name, tensor in tensors.items() if name != "hidden"}
             return {"result": module(tensors["hidden"], **prepared(module, others))}
         result = module(**tensors)
-        return result._asdict() if hasattr(result, "_asdict") else {"result": result}
+        given = result._asdict() if hasattr(result, "_asdict") else {"result": result}
+        if given.keys() != {port.argument for port in self.gives}:
+            names = ", ".join(port.argument for port in self.gives)
+            raise Broken(f"forward gave a {type(result).__name__} of {', '.join(given)}, annotated {names}")
+        return given
 
     def hint(self, port: Port) -> Any:
         """The annotation, as jaxtyping has it."""
@@ -210,7 +218,8 @@ def shaken(module: nn.Module, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+            if parameter.is_floating_point():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
     return module
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rrg.composition import compose
-from rrg.contract import contract_of
+from rrg.contract import Contract, contract_of
 from rrg.data.study import StudyFolder
 from rrg.errors import RRGError
 from rrg.hosts.build import learn_tokenizer
@@ -64,22 +64,31 @@ def _of_kind(names: list[str], kind: str, plugins: Plugins) -> list[str]:
 
 
 def _any(kind: str, plugins: Plugins) -> list[str]:
-    return sorted(name for name, piece in plugins.pieces.items() if piece.kind == kind)[:1]
+    return sorted(name for name in _readable(plugins) if plugins.pieces[name].kind == kind)[:1]
+
+
+def _readable(plugins: Plugins) -> dict[str, Contract]:
+    """Installed pieces whose contract can be read: a broken one of another plugin is no help, and no hindrance."""
+    found = {}
+    for name, piece in plugins.pieces.items():
+        with contextlib.suppress(RRGError):
+            found[name] = contract_of(piece)
+    return found
 
 
 def _providers(name: str, chosen: list[str], plugins: Plugins) -> list[str]:
     """Installed pieces for the signals that nobody gives yet and that have no default; of the same method first."""
     if plugins.pieces[name].kind == "stage":
         return []
-    found = []
-    given = {port.signal for other in chosen for port in contract_of(plugins.pieces[other]).gives}
-    for port in contract_of(plugins.pieces[name]).reads:
+    found, readable = [], _readable(plugins)
+    given = {port.signal for other in chosen for port in readable[other].gives}
+    for port in readable[name].reads:
         known = SIGNALS.get(port.signal)
         if port.signal in given or port.optional or (known and (known.source == "data" or known.default)):
             continue
         method = name.partition(".")[0]
-        for other in sorted(plugins.pieces, key=lambda n: (n.partition(".")[0] != method, n)):
-            if any(given.signal == port.signal for given in contract_of(plugins.pieces[other]).gives):
+        for other in sorted(readable, key=lambda n: (n.partition(".")[0] != method, n)):
+            if any(given.signal == port.signal for given in readable[other].gives):
                 found.append(other)
                 break
     return found

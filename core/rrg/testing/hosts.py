@@ -29,8 +29,8 @@ def tiny_model(kind: str, seed: int = 0, width: int = WIDTH) -> Any:
     import transformers as t
 
     torch.manual_seed(seed)
-    heads = 3 if width % 6 == 0 else 4
-    plain = {**TEXT, "hidden_size": width, "num_attention_heads": heads, "initializer_range": 0.3}
+    heads, spread = 3 if width % 6 == 0 else 4, 0.3 * (WIDTH / width) ** 0.5
+    plain = {**TEXT, "hidden_size": width, "num_attention_heads": heads, "initializer_range": spread}
     if kind == "llama":
         return t.LlamaForCausalLM(t.LlamaConfig(**plain, num_key_value_heads=heads)).eval()
     if kind == "phi3":
@@ -48,7 +48,7 @@ def tiny_model(kind: str, seed: int = 0, width: int = WIDTH) -> Any:
         "patch_size": 16,
         "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0, 1],
-        "initializer_range": 0.3,
+        "initializer_range": spread,
     }
     config = t.Qwen3VLConfig(
         text_config={**text, "vocab_size": 400, "rope_parameters": rope},
@@ -57,6 +57,6 @@ def tiny_model(kind: str, seed: int = 0, width: int = WIDTH) -> Any:
         vision_end_token_id=391,
         image_token_id=392,
         video_token_id=393,
-        initializer_range=0.3,
+        initializer_range=spread,
     )
     return t.Qwen3VLForConditionalGeneration(config).eval()

@@ -15,10 +15,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rrg.contract import Port
+from rrg.errors import RRGError
 from rrg.testing.case import Case, Example, copied, differs
 from rrg.testing.checks import MODULES, REPEATS, RUNS, broken, check, declared
 
 BY_ROW = ("encoder", "connector", "injector", "retriever")
+
+
+@check(*MODULES, "stage", needs=())
+def contract(case: Case) -> None:
+    """has annotations and default settings that can be read"""
+    try:
+        _ = case.contract
+    except RRGError as error:
+        broken(error.message.removeprefix(f"piece {case.name}: "))
 
 
 @check(*MODULES, needs=())
@@ -40,9 +50,11 @@ def shapes(case: Case) -> None:
     """gives the annotated types and axes for tensors of the annotated types and axes"""
 
     def body(example: Example) -> None:
-        tensors = case.tensors(example)
+        tensors, module = case.tensors(example), case.fresh(example)
         with torch.no_grad():
-            given = case.call(case.fresh(example), tensors)
+            given = case.call(module, tensors)
+        if "patch_tokens" in given and getattr(module, "vision", None) != given["patch_tokens"].shape[-1]:
+            broken("an attribute `vision` must say the width of its patch_tokens")
         with jaxtyped("context"):
             for axis in ("host", "diseases", "layers"):  # known sizes are bound first, then those of the arguments
                 is_bearable(torch.empty(example.sizes[axis]), case.hint(Port(axis, axis, axis, "Float")))
@@ -55,6 +67,18 @@ def shapes(case: Case) -> None:
                     broken(f'{port.argument} is annotated {port.dtype}[Tensor, "{port.axes}"] and is {shape}')
 
     case.forall(body)
+
+
+@check("encoder", "connector")
+def planned(case: Case) -> None:
+    """runs on the meta device, whose tensors have shapes and no values"""
+
+    def body(example: Example) -> None:
+        tensors = {name: tensor.to("meta") for name, tensor in case.tensors(example).items()}
+        with torch.device("meta"), torch.no_grad():
+            case.call(case.build(case.axes(example)).eval(), tensors)
+
+    case.forall(body, ordinary=True)
 
 
 @check(*MODULES)
@@ -200,7 +224,7 @@ def gradients(case: Case) -> None:
             if parameter.requires_grad:
                 reached[name] = reached.get(name, False) or moved
 
-    case.forall(body, ordinary=True, batch=(3,))
+    case.forall(body, ordinary=True, batch=(3,), patches=(2, 5), slots=(2, 5), report=(2, 5), text=(2, 5))
     idle = [name for name, moved in reached.items() if not moved]
     broken(f"no gradient reaches {', '.join(idle)}; delete it, or set requires_grad=False" if idle else None)
 
