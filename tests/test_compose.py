@@ -96,9 +96,10 @@ def test_a_missing_provider_and_the_commands_that_settle_it(refused: Refused, ma
     said = refused("dmsr")
     assert (
         "dast.dmsr reads disease_logits, and no piece of this composition gives it; "
-        "settle it by adding +lead.experts or by --drop dast.dmsr" in said
+        "settle it by adding +dast.tokens or by adding +lead.experts or by --drop dast.dmsr" in said
     )
-    assert made("dmsr+lead.experts").wire["dast.dmsr.disease_logits"] == "lead.experts"
+    for provider in ("dast.tokens", "lead.experts"):
+        assert made(f"dmsr+{provider}").wire["dast.dmsr.disease_logits"] == provider
 
 
 def test_a_provider_that_was_dropped(refused: Refused) -> None:

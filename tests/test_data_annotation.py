@@ -217,7 +217,7 @@ def test_nothing_sound_is_an_error(tmp_path: Path) -> None:
 def test_destination_that_holds_something_is_kept(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d/mine").write_text("kept")
-    with pytest.raises(UsageError, match="not empty"):
+    with pytest.raises(UsageError, match="no empty folder"):
         run_import(r2gen(tmp_path / "src", [item(1)]), tmp_path / "d")
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["mine"]
 

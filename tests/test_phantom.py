@@ -313,6 +313,6 @@ def test_absurd_arguments_are_refused_before_anything_is_written(tmp_path, argum
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="not empty"):
+    with pytest.raises(UsageError, match="no empty folder"):
         make_phantom(tmp_path, studies=3, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

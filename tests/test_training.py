@@ -187,7 +187,7 @@ def test_a_run_is_not_overwritten(tiny_run: Path, folder: StudyFolder) -> None:
 
 def test_a_folder_with_something_in_it_is_not_used(tmp_path: Path, folder: StudyFolder) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    _refused(tiny_recipe("lead"), folder, tmp_path, "not empty")
+    _refused(tiny_recipe("lead"), folder, tmp_path, "no empty folder")
 
 
 def test_nothing_to_resume(tmp_path: Path, folder: StudyFolder) -> None:
