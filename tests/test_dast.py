@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rrg.axes import Axes
+from rrg.cli import main
 from rrg.composition import compose
 from rrg.config import GenerationConfig
 from rrg.model import RRGModel
@@ -173,3 +174,12 @@ def test_beside_lead_each_method_reads_its_own_evidence(composed: Callable[..., 
     assert model.recipe.wire["lead.bce.disease_logits"] == "lead.experts"
     assert model.recipe.wire["dast.cls.disease_logits"] == "dast.tokens"
     assert model.recipe.wire["dast.dmsr.disease_logits"] == "dast.tokens"
+
+
+def test_heads_that_do_not_divide_the_width_are_one_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compose", "dast.tokens+dast.cls", "--set", "dast.tokens.heads=7"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "piece dast.tokens cannot be built with its settings and Axes(host=256, layers=3, image=96, vision=256" in said
+    )
+    assert "embed_dim must be divisible by num_heads" in said

@@ -17,6 +17,7 @@ from rrg.data.study import Study, StudyFolder
 from rrg.data.write import new_folder, write_metadata
 from rrg.errors import DataError, RRGError, UsageError
 from rrg.observations import OBSERVATIONS
+from rrg.testing.data import noise_folder
 
 CARD = {"name": "Test", "labels": "exact", "source": "this test", "licence": "none"}
 
@@ -299,3 +300,12 @@ def test_hugging_face_datasets_opens_the_folder(tmp_path: Path, monkeypatch: pyt
     assert len(second["images"]) == 1
     assert (first["id"], first["views"], first["labels"]["Edema"]) == ("s1", ["frontal", "lateral"], None)
     assert (second["split"], second["labels"]["Edema"]) == ("test", 1.0)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "dataset.json"])
+def test_a_pipe_in_place_of_a_file_is_refused_without_waiting(tmp_path: Path, name: str) -> None:
+    folder = noise_folder(tmp_path / "data")
+    (folder.path / name).unlink()
+    os.mkfifo(folder.path / name)
+    with pytest.raises(DataError, match=f"{name}: no plain file"):
+        StudyFolder.open(folder.path)

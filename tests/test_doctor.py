@@ -218,13 +218,13 @@ def test_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(doctor.gpu()) == [("ok", "NVIDIA Z1, 24 GiB, capability 9.1")]
 
 
-@pytest.mark.parametrize(("library", "mark"), [(None, "ok"), (object(), "note")])
+@pytest.mark.parametrize(("declared", "mark"), [(None, "ok"), (object(), "note")])
 def test_torchvision_says_whether_the_repair_is_active(
     library: object, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rrg import _torchvision
 
-    monkeypatch.setattr(_torchvision, "library", library)
+    monkeypatch.setattr(_torchvision, "declared", library)
     [row] = doctor.torchvision()
     assert row[0] == mark
     assert ("repair is active" in row[1]) == (mark == "note")

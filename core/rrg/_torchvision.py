@@ -19,8 +19,8 @@ def _built_for_cuda() -> bool:
     return re.search(r"__version__ = '.*\+cu", (Path(spec.origin).parent / "version.py").read_text()) is not None
 
 
-library = None  # the declarations live as long as this object
+declared = None  # the declarations live as long as this object
 if torch.version.cuda is None and _built_for_cuda():
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    declared = torch.library.Library("torchvision", "DEF")
+    declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    declared.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -163,7 +163,7 @@ def torchvision() -> Rows:
         yield "problem", text, "install the torchvision that belongs to your torch: https://pytorch.org/get-started"
         return
     repair = ", built for CUDA, beside a torch without: rrg's repair is active, nothing to do"
-    yield "note" if _torchvision.library else "ok", torchvision.__version__ + (repair if _torchvision.library else "")
+    yield ("note", torchvision.__version__ + repair) if _torchvision.declared else ("ok", torchvision.__version__)
 
 
 def machine() -> Rows:

@@ -17,7 +17,7 @@ from rrg.augment import augment
 from rrg.axes import Axes
 from rrg.config import GenerationConfig, LoRA, StageConfig
 from rrg.contract import Contract, contract_of
-from rrg.errors import UsageError
+from rrg.errors import RRGError, UsageError
 from rrg.hosts.build import build_host
 from rrg.hosts.qwen3_vl import Qwen3VLHost
 from rrg.hosts.text import TextHost
@@ -52,7 +52,7 @@ class RRGModel(nn.Module):
         self.injection = Injection(host.model, host.layers)
         for name, piece in registered.items():
             if piece.kind in MODULE_KINDS:
-                module = piece.cls(self.configs[name], axes)
+                module = _made(piece, self.configs[name], axes)
                 self.add_module(name.replace(".", "/"), module)
                 self.modules_by_piece[name] = module
                 if self._gives(name, "patch_tokens"):
@@ -80,7 +80,7 @@ class RRGModel(nn.Module):
         reference = next(self.host.layers[0].parameters())
         for index in wanted:
             first = modules[wanted[0]] if modules else None
-            modules[index] = piece.cls(config, axes, layer=index, first=first).to(reference.device)
+            modules[index] = _made(piece, config, axes, layer=index, first=first).to(reference.device)
         self.injection.add(name, modules, config.where)
 
     def _train_in_float32(self) -> None:
@@ -223,7 +223,8 @@ class RRGModel(nn.Module):
         if not self.losses():
             raise UsageError(
                 f"{name} has nothing to learn from: the language model doesn't run in it (report = false), and no "
-                f"auxiliary loss takes part; add a loss, such as +lead.bce, or --set {name}.report=true"
+                f"auxiliary loss takes part; add a loss, such as +lead.bce, name it in {name}.losses, "
+                f"give it a weight, or --set {name}.report=true"
             )
         self.requires_grad_(False)
         for trains, parameters in self._shares(stage):
@@ -289,6 +290,19 @@ class RRGModel(nn.Module):
                 if getattr(layer, "gradient_checkpointing", False):
                     layer.training = True  # only then does it checkpoint; the modules within it stay as they are
         return self
+
+
+def _made(piece: Registered, config: Any, axes: Axes, **where: Any) -> nn.Module:
+    try:
+        module: nn.Module = piece.cls(config, axes, **where)
+    except RRGError:
+        raise
+    except Exception as error:  # a piece's own code may raise anything, such as for a width that its heads don't divide
+        raise UsageError(
+            f"piece {piece.name} cannot be built with its settings and {axes}: {type(error).__name__}: {error}; "
+            f"change its settings with --set {piece.name}.…, or leave it out with --drop {piece.name}"
+        ) from error
+    return module
 
 
 def _vision(name: str, module: nn.Module) -> int:

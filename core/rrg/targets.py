@@ -1,10 +1,11 @@
-"""From labels of four values to the targets of a binary classification, as the losses of several papers need them."""
+"""Binary cross-entropy against labels of four values, as the losses of several papers need it."""
 
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from rrg.config import LossConfig
 
@@ -20,9 +21,10 @@ class TargetConfig(LossConfig):
     )
 
 
-def binary_targets(labels: Tensor, config: TargetConfig) -> tuple[Tensor, Tensor]:
-    """Targets 0 or 1 and what is scored 0 or 1, both (batch diseases), of labels (batch diseases)."""
+def binary_cross_entropy(logits: Tensor, labels: Tensor, config: TargetConfig) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each observation, 0 where it isn't scored, and what is scored, 0 or 1; all (batch diseases)."""
     uncertain, unmentioned = labels == -1, labels.isnan()
     target = torch.where(uncertain, float(config.uncertain == "positive"), labels).nan_to_num(0.0)
     left_out = (uncertain & (config.uncertain == "ignore")) | (unmentioned & (config.unmentioned == "ignore"))
-    return target, (~left_out).float()
+    each = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+    return each.masked_fill(left_out, 0.0), (~left_out).float()

@@ -2,10 +2,9 @@
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rrg.axes import Axes
-from rrg.targets import TargetConfig, binary_targets
+from rrg.targets import TargetConfig, binary_cross_entropy
 
 
 class Classification(nn.Module):
@@ -22,6 +21,5 @@ class Classification(nn.Module):
         disease_logits: Float[Tensor, "batch diseases"],
         disease_labels: Float[Tensor, "batch diseases"],
     ) -> Float[Tensor, ""]:
-        target, scored = binary_targets(disease_labels, self.config)
-        each = F.binary_cross_entropy_with_logits(disease_logits.float(), target, reduction="none")
-        return (each * scored).sum() / scored.sum().clamp(min=1)
+        each, scored = binary_cross_entropy(disease_logits, disease_labels, self.config)
+        return each.sum() / scored.sum().clamp(min=1)

@@ -3,10 +3,9 @@
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rrg.axes import Axes
-from rrg.targets import TargetConfig, binary_targets
+from rrg.targets import TargetConfig, binary_cross_entropy
 
 
 class BCEConfig(TargetConfig):
@@ -27,6 +26,5 @@ class BCE(nn.Module):
         disease_logits: Float[Tensor, "batch diseases"],
         disease_labels: Float[Tensor, "batch diseases"],
     ) -> Float[Tensor, ""]:
-        target, scored = binary_targets(disease_labels, self.config)
-        each = F.binary_cross_entropy_with_logits(disease_logits.float(), target, reduction="none")
-        return (each * scored).sum(dim=1).mean()
+        each, _ = binary_cross_entropy(disease_logits, disease_labels, self.config)
+        return each.sum(dim=1).mean()

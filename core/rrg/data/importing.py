@@ -121,7 +121,7 @@ def copy_studies(
         try:
             tasks = [pool.submit(_copy_films, folder, entry) for entry in entries.sound]
             for entry, task in zip(
-                tqdm(entries.sound, "films", unit="study", disable=not progress), tasks, strict=True
+                tqdm(entries.sound, "films", unit="study", disable=None if progress else True), tasks, strict=True
             ):
                 found = task.result()
                 problems += found
@@ -167,7 +167,7 @@ def _copy_films(folder: Path, entry: Entry) -> list[Problem]:
 def _label(studies: list[Study], labeler: Labeler, progress: bool) -> list[Study]:
     """The studies with the labels that the labeler reads from their findings."""
     labeled = []
-    with tqdm(total=len(studies), desc="labels", unit="study", disable=not progress) as bar:
+    with tqdm(total=len(studies), desc="labels", unit="study", disable=None if progress else True) as bar:
         for batch in (studies[start : start + 256] for start in range(0, len(studies), 256)):
             values = labeler([study.findings for study in batch])
             for study, row in zip(batch, values, strict=True):

@@ -148,7 +148,7 @@ def describe(error: ValidationError) -> str:
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MAX_CARD_BYTES:
+        if _size(path) > MAX_CARD_BYTES:
             raise DataError(f"{path}: larger than {MAX_CARD_BYTES >> 20} MiB, so not a data folder's card")
         card = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -163,12 +163,20 @@ def _read_card(path: Path) -> dict[str, Any]:
     return card
 
 
+def _size(path: Path) -> int:
+    """Bytes of a plain file; a pipe or device would be waited for without end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path}: no plain file, as a data folder holds; write it anew with rrg data import")
+    return found.st_size
+
+
 def _read_lines(path: Path, problems: list[str]) -> dict[int, Study]:
     """Line number → study, for the lines that are sound; the others are added to `problems`."""
     lines: dict[int, Study] = {}
     first: dict[str, int] = {}
     try:
-        if path.stat().st_size > MAX_METADATA_BYTES:
+        if _size(path) > MAX_METADATA_BYTES:
             raise DataError(f"{path}: larger than {MAX_METADATA_BYTES >> 30} GiB, which is refused")
         with path.open("rb") as file:
             number = 0

@@ -184,10 +184,15 @@ def _held(model: RRGModel, said: dict[str, Any]) -> dict[str, torch.Tensor]:
     held: dict[str, torch.Tensor] = {}
     if said["llm"] != "full" or not said["report"]:
         held |= {name: p for name, p in model.host.language_parameters() if "lora_" not in name}
-    for name in model.modules_by_piece:
+    for name in [*model.modules_by_piece, *model.injection.pieces]:
         gives = {port.signal for port in model.contracts[name].gives}
-        frozen = said["vision"] == "frozen" and "patch_tokens" in gives
-        if frozen or (said["connector"] == "frozen" and "visual_embeds" in gives):
+        if "patch_tokens" in gives:
+            frozen = said["vision"] == "frozen"
+        elif "visual_embeds" in gives:
+            frozen = said["connector"] == "frozen" or not said["report"]
+        else:
+            frozen = not any(fnmatch(name, pattern) for pattern in said["pieces"])
+        if frozen:
             held |= dict([*model.piece_parameters(name), *model.piece_buffers(name)])
     return held
 

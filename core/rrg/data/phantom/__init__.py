@@ -70,7 +70,7 @@ def make_phantom(
         plans = plan_studies(studies, seed)
         with _mapper(min(workers or os.cpu_count() or 1, studies // 32 + 1)) as run:
             drawn = run(partial(draw_study, folder, seed), plans)
-            made = list(tqdm(drawn, "phantom", total=studies, unit="study", disable=not progress))
+            made = list(tqdm(drawn, "phantom", total=studies, unit="study", disable=None if progress else True))
         write_metadata(folder, made, card)
     return StudyFolder.open(dest)
 
