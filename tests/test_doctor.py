@@ -220,11 +220,11 @@ def test_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("declared", "mark"), [(None, "ok"), (object(), "note")])
 def test_torchvision_says_whether_the_repair_is_active(
-    library: object, mark: str, monkeypatch: pytest.MonkeyPatch
+    declared: object, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rrg import _torchvision
 
-    monkeypatch.setattr(_torchvision, "declared", library)
+    monkeypatch.setattr(_torchvision, "declared", declared)
     [row] = doctor.torchvision()
     assert row[0] == mark
     assert ("repair is active" in row[1]) == (mark == "note")
