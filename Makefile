@@ -11,7 +11,7 @@ DEMO := core.pretrain+lead+dmsr --set core.encoder.standardize=false --set lead.
   --set lead.train.vision=frozen --set lead.train.epochs=2 --set core.exemplars.epochs=2 \
   --set core.exemplars.lr=7e-4 --set generation.beams=1
 
-.PHONY: help install demo test test-all lint format docs-pages site clean
+.PHONY: help install demo test test-all lint format results docs-pages site clean
 
 help:  ## show this menu
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -37,7 +37,7 @@ test: install lint  ## lint, types, and the tests that take seconds
 
 test-all: install lint  ## everything, GPU tests where there is one, contracts on many examples
 	$(BIN)/pytest
-	$(BIN)/rrg test core lead dast --examples 100
+	$(BIN)/rrg test core lead s2d-align vdgen dast --examples 100
 
 lint: install  ## ruff, ruff format, mypy on core/
 	$(BIN)/ruff check .
@@ -48,7 +48,13 @@ format: install  ## let ruff rewrite
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs-pages: install  ## write docs/hooks.md anew from the code
+results: install  ## the table of methods over 5 seeds in docs/results.md: an hour on 2 cores
+	test -e data/phantom-1000 || $(BIN)/rrg data phantom data/phantom-1000 --studies 1000
+	$(BIN)/rrg ablate methods --data data/phantom-1000 --out runs/methods --seeds 0 1 2 3 4 --steps 300 \
+	  --set generation.beams=1
+	$(BIN)/python docs/generate.py runs/methods/table.json
+
+docs-pages: install  ## write docs/hooks.md and docs/ablations.md anew from the code
 	$(BIN)/python docs/generate.py
 
 site: $(INSTALLED_DOCS)  ## docs/ as a site in site/, with search; a broken link fails

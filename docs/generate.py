@@ -1,17 +1,38 @@
-"""Write docs/hooks.md from the hooks, the signal table and the bundled pieces: `make docs-pages`."""
+"""Write docs/hooks.md from the hooks, the signal table and the bundled pieces, docs/ablations.md from the tables of
+registry.toml: `make docs-pages`. With a table.json of `rrg ablate`, write it into docs/results.md too: `make results`.
+"""
 
 import ast
 import inspect
+import json
+import re
+import sys
 from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
 from typing import Any, get_type_hints
 
 from rrg import hookspecs, signals
+from rrg.ablate import commands, markdown, tables
 from rrg.pieces import Registered
 
 NOTE = "<!-- Written by `make docs-pages` from core/rrg/hookspecs.py, core/rrg/signals.py and the examples' code. -->"
 PAGE = Path(__file__).parent / "hooks.md"
+ABLATIONS = Path(__file__).parent / "ablations.md"
+RESULTS = Path(__file__).parent / "results.md"
+ABLATIONS_HEAD = """\
+<!-- Written by `make docs-pages` from the tables of registry.toml. -->
+
+# Ablations
+
+Every row of the four papers' ablation tables is a composition. A whole table is one command, over as many seeds as you
+like; what is finished is not run again:
+
+`rrg ablate lead-4 --data DATA --out runs/lead-4 --seeds 0 1 2 3 4`
+
+prints means with 95 % intervals, the protocol and the null baselines. `--host` takes the language model, `--set` a
+setting of every row, `--steps` the same number of optimizer steps for every row. `DATA` is a data folder of `rrg data`.
+"""
 GUIDE = "[Writing a piece](writing-a-piece.md) shows a plugin from its package to its use."
 # The module that registers each hook's example, and the example.
 EXAMPLES = {
@@ -91,5 +112,27 @@ def axis_table() -> str:
     return "\n".join(["| axis | what it counts |", "|---|---|", *rows])
 
 
+def ablations_page() -> str:
+    """The whole page: a section a table, a line a row with its command."""
+    parts = [ABLATIONS_HEAD.rstrip()]
+    for name, table in tables().items():
+        rows = [f"| {row} | `{command}` |" for row, command in commands(table)]
+        parts.append("\n".join([f"## {name}", "", f"{table.title}.", "", "| row | command |", "|---|---|", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def results_page(table: Path) -> str:
+    """docs/results.md with a table.json between the marks that bear its name."""
+    found = json.loads(table.read_text(encoding="utf-8"))
+    marks = [f"<!-- {found['table']} -->", f"<!-- end of {found['table']} -->"]
+    page = RESULTS.read_text(encoding="utf-8")
+    pattern = "(?s)" + ".*?".join(map(re.escape, marks))
+    assert re.search(pattern, page), f"docs/results.md lacks {marks[0]}"
+    return re.sub(pattern, lambda _: f"{marks[0]}\n{markdown(found)}\n{marks[1]}", page)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        RESULTS.write_text(results_page(Path(sys.argv[1])), encoding="utf-8")
     PAGE.write_text(hooks_page(), encoding="utf-8")
+    ABLATIONS.write_text(ablations_page(), encoding="utf-8")

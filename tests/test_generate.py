@@ -86,7 +86,7 @@ def test_the_exemplar_is_the_nearest_by_key(folder: StudyFolder, reporter: Repor
 
     assert reporter.index is not None
     studies = folder.split("test")
-    scores = keys_of(reporter.model, folder, studies, "") @ reporter.index.keys.T
+    scores = keys_of(reporter.model, folder, studies, "", reporter.model.keys) @ reporter.index.keys.T
     expected = [reporter.index.entries[i].id for i in scores.argmax(dim=1).tolist()]
     given = [r.exemplar.id for _, r in reporter.generate_split(folder, "test") if r.exemplar]
     assert given == expected

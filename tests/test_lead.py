@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rrg.axes import Axes
-from rrg.config import PieceConfig
 from rrg.model import RRGModel
-from rrg.plugins import find
 from rrg.testing.data import batch_of, items
 from rrg.weights import load_weights, save_weights
 from rrg_lead.bce import BCE, BCEConfig
@@ -251,22 +248,3 @@ def test_layerwise_projections_are_each_layers_own(composed: Callable[..., RRGMo
     gates = composed("lead").injection.pieces["lead.gate"]
     assert gates[0].project is not gates[1].project
     assert not torch.equal(gates[0].project[0].weight, gates[1].project[0].weight)
-
-
-@pytest.mark.parametrize("method", ["lead", "dast"])
-def test_readme_names_every_choice_that_the_paper_leaves_open(method: str) -> None:
-    plugins = find()
-    folder = Path(import_module(f"rrg_{method}").__file__ or "").parent
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    missing = []
-    for registered in plugins.of_method(method):
-        if registered.plugin != method:
-            continue
-        cls = registered.cls
-        config = cls if registered.kind == "stage" else cls.__init__.__annotations__["config"]
-        assert issubclass(config, PieceConfig)
-        for field, info in config.model_fields.items():
-            if "not stated in the paper" in (info.description or ""):
-                name = f"{registered.name}.{field}"
-                missing += [] if f"`{name}`" in text else [name]
-    assert not missing

@@ -128,4 +128,4 @@ def test_keys_that_are_not_finite_are_refused(
     from rrg.retrieval import keys_of
 
     with pytest.raises(RRGError, match="train0"):
-        keys_of(reporter.model, folder, folder.split("train")[:2], "index")
+        keys_of(reporter.model, folder, folder.split("train")[:2], "index", reporter.model.keys)

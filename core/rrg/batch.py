@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from rrg.hosts.qwen3_vl import Qwen3VLHost
 from rrg.hosts.text import TextHost
 from rrg.observations import OBSERVATIONS
 from rrg.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rrg.contexts import Texts
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,16 @@ def _padded(rows: Sequence[list[int]], value: int, *, right: bool) -> Tensor:
 
 
 class Collator:
-    """A training batch of studies: films, prompts and reports. exemplars: the retrieved report by study id."""
+    """A training batch of studies: films, prompts and reports.
 
-    def __init__(self, prompt: Prompt, exemplars: Mapping[str, str] | None = None) -> None:
-        self.prompt, self.exemplars = prompt, exemplars
+    exemplars: the retrieved report by study id. texts: what training alone shows, as tokens of the text encoder.
+    """
+
+    def __init__(
+        self, prompt: Prompt, exemplars: Mapping[str, str] | None = None, texts: "Texts | None" = None
+    ) -> None:
+        self.prompt, self.exemplars, self.texts = prompt, exemplars, texts
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        return collate(items) | self.prompt.batch(items, self.exemplars, learn=True)
+        texts = self.texts(items) if self.texts else {}
+        return collate(items) | texts | self.prompt.batch(items, self.exemplars, learn=True)

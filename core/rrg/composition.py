@@ -1,7 +1,7 @@
 """Resolve an expression to a recipe, or report everything that is wrong with it at once."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -41,6 +41,7 @@ def compose(
     settings: Mapping[str, Any] | None = None,
     drop: Iterable[str] = (),
     wire: Mapping[str, str] | None = None,
+    stages: Sequence[str] | None = None,
     start: Recipe | None = None,
     plugins: Plugins | None = None,
 ) -> Recipe:
@@ -52,6 +53,8 @@ def compose(
         stages.field for every stage.
     drop: pieces to leave out.
     wire: `reader.signal` to the provider that shall feed it.
+    stages: the stages to train, in order, by full or short name; where absent those of the composition, in the order
+        of `_Composer.default_order`.
     start: a recipe to begin from. Under another host its stages, image and text settings, chosen for the earlier host,
         are not taken.
 
@@ -61,6 +64,8 @@ def compose(
     if expression is None and start is None:
         raise UsageError("nothing to compose: give an expression such as lead+dmsr, or --from recipe.toml")
     earlier_drop = start.drop if start is not None and expression is None else []
+    if start is not None and expression is None and stages is None:
+        stages = [name for name in start.stages if name not in set(drop)]
     if expression is None and start is not None:
         expression = start.expression
     assert expression is not None
@@ -72,7 +77,7 @@ def compose(
         composer.choose(terms)
         composer.problems += unknown_host
         composer.connect(preset["host"]["kind"], start.wire if start else {}, wire or {})
-        composer.add_stages(start, settings or {})
+        composer.add_stages(start, settings or {}, stages)
         composer.check_drops(set(drop))
         return composer
 
@@ -193,6 +198,21 @@ class _Composer:
             self.problems += [self._unfed(reader, signal) for reader, signal in wiring.unfed]
         self.order, circle = wiring.order(self.wires)
         self.problems += circle
+        self._check_writing(wiring)
+
+    def _check_writing(self, wiring: resolve.Wiring) -> None:
+        """Whatever writes reports does without what training alone shows."""
+        absent = wiring.absent(self.order, self.wires)
+        writers = [*self._of_kind("injector"), *self._of_kind("retriever")]
+        if (self.visual_embeds, "visual_embeds") in absent:
+            writers.append(self.visual_embeds)
+        for name in writers:
+            for port in self.contracts[name].reads:
+                if not port.optional and (self.wires.get(f"{name}.{port.argument}", ""), port.signal) in absent:
+                    self.problems.append(
+                        f"{name} reads {port.signal}, which training alone has, and must run when a report is written; "
+                        f"give its argument the default None, or --drop {name}"
+                    )
 
     def _unfed(self, reader: str, signal: str) -> str:
         """A signal that nobody gives, and the installed pieces that would."""
@@ -207,22 +227,67 @@ class _Composer:
         options = " or by ".join([*back, f"--drop {reader}"])
         return f"{reader} reads {signal}, and no piece of this composition gives it; settle it by {options}"
 
-    def add_stages(self, start: Recipe | None, given: Mapping[str, Any]) -> None:
-        """Core's stages where the methods bring none, or none that shows the retriever's exemplars."""
+    def add_stages(self, start: Recipe | None, given: Mapping[str, Any], asked: Sequence[str] | None) -> None:
+        """The stages asked for; else the methods' own, with core's where they bring none, or none that shows the
+        retriever's exemplars, in their default order.
+        """
 
-        def shows(name: str) -> bool:
-            field = self.contracts[name].config.model_fields["exemplars"]
-            earlier = start.pieces.get(name, {}).get("exemplars") if start else None
-            return bool(given.get(f"{name}.exemplars", field.default if earlier is None else earlier))
+        def says(name: str, field: str) -> Any:
+            earlier = start.pieces.get(name, {}).get(field) if start else None
+            default = self.contracts[name].config.model_fields[field].default if earlier is None else earlier
+            return given.get(f"{name}.{field}", given.get(f"stages.{field}", default))
 
-        if not self.stages:
-            self._add(["core.train"])
-        if self._of_kind("retriever") and not any(shows(name) for name in self.stages):
-            self._add(["core.exemplars"])
+        if asked is not None:
+            order = self._asked_stages(asked)
+        else:
+            if not self.stages:
+                self._add(["core.train"])
+            if self._of_kind("retriever") and not any(says(name, "exemplars") for name in self.stages):
+                self._add(["core.exemplars"])
+            order = self.default_order(says)
         if not self.stages and not self.failed:
             self.problems.append("no stage is left to train; drop one stage less")
-        self.order = [name for name in self.order if name not in self.stages] + self.stages
+        self.chosen = {n: p for n, p in self.chosen.items() if n not in order} | {n: self.chosen[n] for n in order}
+        self.order = [name for name in self.order if name in self.chosen and name not in order] + order
         self.order.sort(key=lambda name: RANK[self.chosen[name].kind])
+
+    def default_order(self, says: Callable[[str, str], Any]) -> list[str]:
+        """Stages by what they need: first those without the language model, then those that tie it to the films, then
+        those that train injected modules, which build on both, last those with exemplars, whose index holds what the
+        others learnt. A method's own sequence is kept, and methods come as composed where nothing else decides.
+        """
+        phases: dict[str, int] = {}
+        reached: dict[str, int] = {}
+        injectors = self._of_kind("injector")
+        for name in self.stages:
+            trains = any(fnmatch(i, pattern) for i in injectors for pattern in says(name, "pieces") or ())
+            phase = 0 if not says(name, "report") else 3 if says(name, "exemplars") else 2 if trains else 1
+            method = name.partition(".")[0]
+            phases[name] = reached[method] = max(phase, reached.get(method, 0))
+        return sorted(phases, key=phases.__getitem__)
+
+    def _asked_stages(self, asked: Sequence[str]) -> list[str]:
+        """Installed stages by full or short name; those of the composition that are not asked for are left out."""
+        every = [name for name, piece in self.plugins.pieces.items() if piece.kind == "stage"]
+        found: list[str] = []
+        for word in asked:
+            own = [n for n in every if word == n] or [n for n in self.stages if word == n.partition(".")[2]]
+            matches = own or [n for n in every if word == n.partition(".")[2]]
+            if len(matches) == 1 and matches[0] not in found:
+                found += matches
+            elif len(matches) > 1:
+                self.problems.append(f"--stages {word}: the short name of {' and '.join(matches)}; write it in full")
+            else:
+                names = [*every, *(n.partition(".")[2] for n in every)]
+                why = "given twice" if matches else f"no such stage{resolve.did_you_mean(word, names)}"
+                self.problems.append(f"--stages {word}: {why}; stages are {', '.join(every)}")
+        self.drop.difference_update(found)
+        for name in self.stages:
+            if name not in found:
+                del self.chosen[name], self.contracts[name]
+                self.dropped.add(name)
+        self._add(found)
+        return [name for name in found if name in self.chosen]
 
     def check_drops(self, asked: set[str]) -> None:
         for name in sorted(asked - self.dropped):
@@ -238,6 +303,8 @@ class _Composer:
         models = {name: self.contracts[name].config for name in self.order} if pieces else {}
         tree = Settings({**SECTIONS, **models}, self.stages if pieces else [])
         tree.values["host"] |= preset["host"]
+        for key, value in self._brought(preset, given).items():
+            tree.assign(key, value, quiet=not pieces)
         for key, value in preset["set"].items():
             tree.assign(key, value, quiet=True)
         if start:
@@ -256,6 +323,22 @@ class _Composer:
         for name, stage in tree.stated.items():
             self._check_stage(name, stage)
         return found
+
+    def _brought(self, preset: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that the pieces bring. Two that disagree are a problem, unless somebody else decides."""
+        brought: dict[str, Any] = {}
+        owners: dict[str, str] = {}
+        for name in self.order:
+            for key, value in self.chosen[name].piece.sets.items():
+                if key.partition(".")[0] == "host" and not preset["host"].get("source"):
+                    continue  # a prompt's words mean nothing to a model built at random
+                if brought.setdefault(key, value) != value and key not in {*given, *preset["set"]}:
+                    self.problems.append(
+                        f"{owners[key]} sets {key}={brought[key]}, {name} sets {key}={value}; settle it with "
+                        f"--set {key}={json.dumps(brought[key])} or --set {key}={json.dumps(value)}"
+                    )
+                owners.setdefault(key, name)
+        return brought
 
     def conflicts(self, found: Mapping[str, BaseModel]) -> list[str]:
         """Axes that would have two sizes along the wires; none is sought where host or image settings are wrong."""
@@ -278,6 +361,14 @@ class _Composer:
                     f"{name}.{field}: {' and '.join(absent)} matches nothing of this composition ({there}); "
                     f"settle it with --set '{name}.{field}={left}'"
                 )
+        reads = [(f"{n}.{port.argument}", port.signal) for n, c in self.contracts.items() for port in c.reads]
+        read = {signal for key, signal in reads if key in self.wires}
+        unread = [context for context in stage.contexts if f"{context}_tokens" not in read]
+        if unread and not self.failed:
+            self.problems.append(
+                f"{name} shows {' and '.join(unread)}, and no piece reads {unread[0]}_tokens; settle it with "
+                f"--set {name}.contexts=[] or --drop {name}"
+            )
         if stage.exemplars and not self._of_kind("retriever") and not self.failed:
             retrievers = [n for n, piece in self.plugins.pieces.items() if piece.kind == "retriever"]
             options = " or by ".join([*(f"adding +{n}" for n in retrievers), f"--set {name}.exemplars=false"])

@@ -49,6 +49,11 @@ class StageConfig(PieceConfig):
     losses: list[str] = Field(["*"], description="names or patterns of the auxiliary losses that take part")
     report: bool = Field(True, description="whether the language model runs; without it the auxiliary losses train")
     exemplars: bool = Field(False, description="whether retrieved reports stand in the prompt")
+    contexts: list[Literal["reference", "phrase"]] = Field(
+        [], description="texts that this stage alone shows beside the film: a reference report, key phrases"
+    )
+    phrases: int = Field(4, ge=1, description="key phrases drawn from a study's, in each epoch anew")
+    joint: bool = Field(False, description="each study shows none, the first, … or all of the contexts, by chance")
     epochs: float | None = Field(None, description="passes over the training split")
     max_steps: int = Field(-1, description="stop after this many optimizer steps; -1: by epochs")
     batch_size: int | None = Field(None, description="studies per device and step")

@@ -1,6 +1,7 @@
 """What a piece reads and gives, taken from the annotations of its `forward`; there is no second description."""
 
 import inspect
+from collections.abc import Container
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -19,7 +20,10 @@ RESULTS = {"injector": SIGNALS["hidden"].axes, "loss": "", "retriever": "batch k
 
 @dataclass(frozen=True)
 class Port:
-    """One named tensor at a piece: its type and axes as annotated, and whether the piece does without it."""
+    """One named tensor at a piece: its type and axes as annotated, and whether the piece does without it.
+
+    optional, of what a piece gives: whether it may be None.
+    """
 
     argument: str
     signal: str
@@ -50,6 +54,14 @@ def fits(axes: str, other: str) -> bool:
     return len(ours) == len(theirs) and all(
         a == b or ((a.isdecimal() or b.isdecimal()) and "batch" not in (a, b))
         for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def can_run(contract: Contract, there: Container[str]) -> bool:
+    """Whether a piece runs with these arguments: all that it must have, and one at least of what it may have."""
+    reads = contract.reads
+    return all(port.argument in there or port.optional for port in reads) and (
+        not reads or any(port.argument in there for port in reads)
     )
 
 
@@ -141,7 +153,7 @@ class Reader:
             raise self.fail(
                 f"annotate the result of {function.__name__} with a NamedTuple whose fields are the signals it gives"
             )
-        return tuple(self.port(name, hint) for name, hint in self._hints(result).items())
+        return tuple(self.port(name, hint, NoneType in get_args(hint)) for name, hint in self._hints(result).items())
 
     def result(self, function: Any) -> Port:
         """The one tensor that an injector, a loss or a retriever gives; an injector's is named hidden."""

@@ -4,19 +4,21 @@ Precision: what any stage trains, and every piece, is float32; the rest of the h
 float32, everything runs under autocast to it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rrg.augment import augment
 from rrg.axes import Axes
 from rrg.config import GenerationConfig, LoRA, StageConfig
-from rrg.contract import Contract, contract_of
+from rrg.contract import Contract, can_run, contract_of
 from rrg.errors import RRGError, UsageError
 from rrg.hosts.build import build_host
 from rrg.hosts.qwen3_vl import Qwen3VLHost
@@ -25,8 +27,12 @@ from rrg.inject import Injection
 from rrg.pieces import Registered
 from rrg.plugins import Plugins, find
 from rrg.recipe import Recipe, validation_problems
+from rrg.signals import SIGNALS
 
+Values = dict[tuple[str, str], Any]  # signals by provider and name
 MODULE_KINDS = ("encoder", "connector", "loss", "retriever")
+DATA = [name for name, signal in SIGNALS.items() if signal.source == "data"]
+TEXTS = ("report", "reference", "phrase")
 REPORT = "report"  # the language model's loss, beside the auxiliary losses' names
 
 
@@ -56,7 +62,9 @@ class RRGModel(nn.Module):
                 self.add_module(name.replace(".", "/"), module)
                 self.modules_by_piece[name] = module
                 if self._gives(name, "patch_tokens"):
-                    axes = Axes(axes.host, axes.layers, axes.image, vision=_vision(name, module))
+                    axes = replace(axes, vision=_width(name, module, "vision", "patch_tokens"))
+                if self._gives(name, "report_tokens"):
+                    axes = replace(axes, language=_width(name, module, "language", "report_tokens"))
             elif piece.kind == "injector":
                 self._inject(name, piece, axes)
         self.stage: StageConfig | None = None
@@ -98,25 +106,30 @@ class RRGModel(nn.Module):
 
     # Signals
 
-    def signals(self, batch: dict[str, Tensor]) -> dict[tuple[str, str], Any]:
-        """Every signal of a batch, by provider and name; the host's tower runs here where the host has the task."""
-        with self._autocast(batch["pixel_values"].device):
-            return self._signals(batch)
+    def signals(self, batch: dict[str, Tensor], pieces: Container[str] | None = None) -> Values:
+        """Signals of a batch, by provider and name; the host's tower runs here where the host has the task.
 
-    def _signals(self, batch: dict[str, Tensor]) -> dict[tuple[str, str], Any]:
-        values: dict[tuple[str, str], Any] = {
-            ("data", name): batch[name] for name in ("pixel_values", "view_mask", "disease_labels") if name in batch
-        }
+        pieces: those that shall run; None: all. A piece to which something is missing that it must have, as a text
+        encoder when a report is written, doesn't run and gives nothing.
+        """
+        with self._autocast(batch["pixel_values"].device):
+            return self._signals(batch, pieces)
+
+    def _signals(self, batch: dict[str, Tensor], pieces: Container[str] | None) -> Values:
+        values: Values = {("data", name): batch[name] for name in DATA if name in batch}
         if self.native and isinstance(self.host, Qwen3VLHost):
             tokens, mask, seen = self.host.see(batch["pixel_values"], batch["view_mask"])
             values |= {("host", "patch_tokens"): tokens, ("host", "patch_mask"): mask, ("host", "visual_embeds"): seen}
         for name, module in self.modules_by_piece.items():
-            if self.kinds[name] in ("encoder", "connector"):
-                given = module(**self.arguments(name, values))
+            if self.kinds[name] not in ("encoder", "connector") or not (pieces is None or name in pieces):
+                continue
+            arguments = self.arguments(name, values)
+            if can_run(self.contracts[name], {n for n, value in arguments.items() if value is not None}):
+                given = module(**arguments)
                 values |= {(name, port.signal): getattr(given, port.argument) for port in self.contracts[name].gives}
         return values
 
-    def arguments(self, name: str, values: dict[tuple[str, str], Any]) -> dict[str, Any]:
+    def arguments(self, name: str, values: Values) -> dict[str, Any]:
         """What one piece reads, by argument."""
         wires = self.recipe.wire
         return {
@@ -125,7 +138,7 @@ class RRGModel(nn.Module):
             if f"{name}.{port.argument}" in wires
         }
 
-    def _inputs(self, batch: dict[str, Tensor], values: dict[tuple[str, str], Any]) -> dict[str, Any]:
+    def _inputs(self, batch: dict[str, Tensor], values: Values) -> dict[str, Any]:
         """Arguments of the language model; also prepares the injected modules for these studies."""
         self.injection.prepare({name: self.arguments(name, values) for name in self.injection.pieces})
         source = self.recipe.visual_embeds
@@ -144,19 +157,19 @@ class RRGModel(nn.Module):
         if self.training and self.recipe.image.augment:
             batch["pixel_values"] = augment(batch["pixel_values"], self.recipe.image.augment)
         with self._autocast(batch["pixel_values"].device):
-            values = self.signals(batch)
+            values = self.signals(batch, self.needed())
             parts = {name: self._loss(name, batch, values) for name in self.losses()}
         self._parts = {name: part.detach() for name, part in parts.items()}
         weighted = [part if name == REPORT else self.configs[name].weight * part for name, part in parts.items()]
         return {"loss": torch.stack(weighted).sum()}
 
-    def _loss(self, name: str, batch: dict[str, Tensor], values: dict[tuple[str, str], Any]) -> Tensor:
+    def _loss(self, name: str, batch: dict[str, Tensor], values: Values) -> Tensor:
         if name == REPORT:
             return self._report_loss(batch, values)
         part: Tensor = self.modules_by_piece[name](**self.arguments(name, values))
         return part
 
-    def _report_loss(self, batch: dict[str, Tensor], values: dict[tuple[str, str], Any]) -> Tensor:
+    def _report_loss(self, batch: dict[str, Tensor], values: Values) -> Tensor:
         smoothing = (self.stage.label_smoothing if self.stage else 0.0) or 0.0
         try:
             return self.host.loss(self._inputs(batch, values), batch["labels"], smoothing)
@@ -168,24 +181,61 @@ class RRGModel(nn.Module):
         """The last batch's losses by name, before their weights."""
         return {name: float(part) for name, part in self._parts.items()}
 
-    def losses(self) -> list[str]:
-        """Losses that take part in the stage: `report`, the language model's, then auxiliary ones of weight not 0."""
-        patterns = self.stage.losses if self.stage else ["*"]
+    def losses(self, stage: StageConfig | None = None) -> list[str]:
+        """Losses that take part in a stage: `report`, the language model's, then auxiliary ones of weight not 0.
+
+        stage: the one that the model has entered where absent; all losses before it has entered any.
+        """
+        stage = stage or self.stage
+        patterns = stage.losses if stage else ["*"]
         auxiliary = [
             name
             for name, kind in self.kinds.items()
             if kind == "loss" and self.configs[name].weight and any(fnmatch(name, pattern) for pattern in patterns)
         ]
-        return [REPORT, *auxiliary] if self.stage is None or self.stage.report else auxiliary
+        return [REPORT, *auxiliary] if stage is None or stage.report else auxiliary
+
+    def needed(self, stage: StageConfig | None = None) -> set[str]:
+        """Pieces that a stage's losses depend on; the others needn't run."""
+        found, left = set[str](), self.losses(stage)
+        if REPORT in left:
+            left += [self.recipe.visual_embeds, *self.injection.pieces]
+        while left:
+            name = left.pop()
+            if name not in found:
+                found.add(name)
+                left += [provider for wire, provider in self.recipe.wire.items() if wire.rpartition(".")[0] == name]
+        return found
+
+    def texts(self, stage: StageConfig | None = None) -> list[str]:
+        """Texts that a stage shows and its losses read: of report, reference, phrase."""
+        stage = stage or self.stage
+        shown = {"report", *(stage.contexts if stage else ())}
+        readers = (self.needed(stage) & self.contracts.keys()) - {self.text_encoder}
+        read = {port.signal for name in readers for port in self.contracts[name].reads}
+        return [
+            text for text in TEXTS if text in shown and {f"{text}_{of}" for of in ("ids", "tokens", "embed")} & read
+        ]
+
+    @property
+    def text_encoder(self) -> str | None:
+        return next((name for name in self.modules_by_piece if self._gives(name, "report_tokens")), None)
+
+    def visual_key(self, values: Values) -> Tensor:
+        """The mean patch vector of each study, of length 1 (batch vision): its inner products are cosines."""
+        tokens = next(value for (_, name), value in values.items() if name == "patch_tokens")
+        mask = next((value for (_, name), value in values.items() if name == "patch_mask"), None)
+        kept = tokens if mask is None else tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+        return F.normalize(kept.float().sum(dim=1), dim=-1)
 
     @torch.inference_mode()
     def generate(
         self,
         batch: dict[str, Tensor],
         settings: GenerationConfig | None = None,
-        values: dict[tuple[str, str], Any] | None = None,
+        values: Values | None = None,
         **options: Any,
-    ) -> tuple[list[str], dict[tuple[str, str], Any]]:
+    ) -> tuple[list[str], Values]:
         """Reports for a batch of prompts padded left, and the signals that led to them.
 
         values: the batch's signals, where they are computed already.
@@ -202,7 +252,7 @@ class RRGModel(nn.Module):
     def retriever(self) -> str | None:
         return next((name for name, kind in self.kinds.items() if kind == "retriever"), None)
 
-    def keys(self, values: dict[tuple[str, str], Any]) -> Tensor:
+    def keys(self, values: Values) -> Tensor:
         """The retriever's keys of a batch (batch key); their inner product is the retrieval's score."""
         assert self.retriever is not None
         keys: Tensor = self.modules_by_piece[self.retriever](**self.arguments(self.retriever, values))
@@ -258,6 +308,8 @@ class RRGModel(nn.Module):
             return stage.report and stage.connector == "full"
         if self.kinds[name] == "injector" and not stage.report:
             return False
+        if name == self.text_encoder:  # a published one stays as it is, one built at random learns
+            return not getattr(self.modules_by_piece[name], "frozen", True) and bool(self.texts(stage))
         return any(fnmatch(name, pattern) for pattern in stage.pieces or ())
 
     def piece_parameters(self, name: str) -> list[tuple[str, nn.Parameter]]:
@@ -305,12 +357,12 @@ def _made(piece: Registered, config: Any, axes: Axes, **where: Any) -> nn.Module
     return module
 
 
-def _vision(name: str, module: nn.Module) -> int:
-    """Width of the patch tokens that a module gives."""
-    vision = getattr(module, "vision", None)
-    if not isinstance(vision, int):
-        raise UsageError(f"piece {name}: it gives patch_tokens, so it needs an attribute `vision`, their width")
-    return vision
+def _width(name: str, module: nn.Module, attribute: str, signal: str) -> int:
+    """Width of the tokens that a module gives."""
+    width = getattr(module, attribute, None)
+    if not isinstance(width, int):
+        raise UsageError(f"piece {name}: it gives {signal}, so it needs an attribute `{attribute}`, their width")
+    return width
 
 
 def _settings(recipe: Recipe, name: str, contract: Contract) -> Any:

@@ -1,7 +1,8 @@
 """What a plugin registers: a light description of one piece. Its module loads when the piece is first looked into."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from typing import Any
@@ -22,12 +23,15 @@ class Piece:
     target: where the class is, `package.module:Class`.
     help: one line for `rrg plugins`.
     default: whether the method's bare name brings it into a composition.
+    sets: settings of the composition that the piece brings, such as {"image.size": 518}; a host's preset and --set
+        override them, and those of `host` are left to hosts that are published.
     """
 
     name: str
     target: str
     help: str
     default: bool = True
+    sets: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not FULL_NAME.fullmatch(self.name):

@@ -24,6 +24,7 @@ from rrg.model import RRGModel, build
 from rrg.observations import OBSERVATIONS
 from rrg.plugins import Plugins, find
 from rrg.recipe import Recipe
+from rrg.signals import SIGNALS
 
 REPORT = 100
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -37,11 +38,14 @@ Values = dict[tuple[str, str], Any]
 
 @dataclass
 class StagePlan:
-    """One stage. trains: trainable parameters by part. memory: bytes on each device, by use."""
+    """One stage. trains: trainable parameters by part. texts: what it shows its losses beside the film. memory: bytes
+    on each device, by use.
+    """
 
     name: str
     trains: dict[str, int]
     losses: list[str]
+    texts: list[str]
     settings: dict[str, Any]
     memory: dict[str, int]
 
@@ -97,15 +101,20 @@ def plan(recipe: Recipe, plugins: Plugins | None = None) -> Plan:
         model = build(recipe, plugins=plugins, weights=False).eval()
         model.requires_grad_(False)  # the counter would hook what asks for gradients, and there are none here
         with torch.inference_mode(), FlopCounterMode(display=False) as counter, _Outputs(model) as outputs:
-            values = _signals(model, recipe)
-    shapes = _shapes(model, values)
+            values = _signals(model, recipe, [])
+        shown = {name: _shown(model, recipe, name) for name in recipe.stages}
+    everything = {key: value for _, found, _ in shown.values() for key, value in (found or {}).items()} | values
+    shapes = _shapes(model, everything)
     slots = _slots(model, shapes)
-    tokens = {name: slots + _prompt_tokens(model, name) + REPORT for name in recipe.stages}
-    last = tokens[recipe.stages[-1]]
+    last = slots + _prompt_tokens(model, recipe.stages[-1]) + REPORT
     flops = counter.get_total_flops() + _language_flops(model, values, last)
     if model.native and isinstance(model.host, Qwen3VLHost):
         flops += _tower_flops(model.host, recipe)
-    stages = [_stage(model, name, tokens[name], outputs.bytes) for name in recipe.stages]
+    stages = []
+    for name, (texts, found, kept) in shown.items():
+        prefix = _slots(model, _shapes(model, found)) if found else slots
+        tokens = prefix + _prompt_tokens(model, name) + REPORT
+        stages.append(_stage(model, name, texts, tokens, kept if found else outputs.bytes))
     cache = 2 * len(model.host.layers) * _kv_width(model) * last * BYTES[recipe.host.dtype]
     return Plan(
         expression=recipe.expression,
@@ -155,6 +164,7 @@ def _stage_lines(number: int, stage: StagePlan) -> list[str]:
         f"{s['schedule']}",
         *_wrapped(f"trains {count(sum(stage.trains.values()))}:", trained or ["nothing"]),
         *_wrapped("losses:", stage.losses),
+        *([f"  texts: {', '.join(stage.texts)}, in training alone"] if stage.texts else []),
         *(["  prompt: with the retrieved report"] if s["exemplars"] else []),
         *_wrapped(f"memory about {size(stage.memory['total'])} a device:", uses),
     ]
@@ -166,13 +176,16 @@ def _wrapped(head: str, parts: list[str]) -> list[str]:
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
-def _signals(model: RRGModel, recipe: Recipe) -> Values:
+def _signals(model: RRGModel, recipe: Recipe, texts: list[str]) -> Values:
     image = recipe.image
     batch = {
         "pixel_values": torch.empty(1, image.views, 1, image.size, image.size),
         "view_mask": torch.ones(1, image.views, dtype=torch.bool),
         "disease_labels": torch.empty(1, len(OBSERVATIONS)),
     }
+    for text in texts:
+        batch[f"{text}_ids"] = torch.zeros(1, REPORT, dtype=torch.long)
+        batch[f"{text}_mask"] = torch.ones(1, REPORT, dtype=torch.bool)
     try:
         return model.signals(batch)
     except RRGError:
@@ -301,7 +314,8 @@ def _wires(model: RRGModel, recipe: Recipe, shapes: dict[tuple[str, str], tuple[
     for name, contract in model.contracts.items():
         for port in contract.reads:
             provider = recipe.wire.get(f"{name}.{port.argument}")
-            if provider is not None:
+            unseen = port.signal in SIGNALS and SIGNALS[port.signal].training and (provider, port.signal) not in shapes
+            if provider is not None and not unseen:  # a text that no stage shows
                 shape = _sizes(port.axes, shapes.get((provider, port.signal)))
                 rows.append({"reader": name, "provider": provider, "signal": port.signal, "shape": shape})
     prefix = (1, _slots(model, shapes), model.host.width)
@@ -314,7 +328,16 @@ def _sizes(axes: str, shape: tuple[int, ...] | None) -> str:
     return " ".join(f"{axis}={n}" for axis, n in zip(names, shape[1:], strict=True)) if shape else " ".join(names)
 
 
-def _stage(model: RRGModel, name: str, tokens: int, encoder_bytes: int) -> StagePlan:
+def _shown(model: RRGModel, recipe: Recipe, name: str) -> tuple[list[str], Values | None, int]:
+    """The texts that a stage shows beside the films; with them its signals and the bytes that the encoders put out."""
+    texts = model.texts(model.configs[name])
+    if not texts:
+        return [], None, 0
+    with torch.inference_mode(), _Outputs(model) as outputs:
+        return texts, _signals(model, recipe, texts), outputs.bytes
+
+
+def _stage(model: RRGModel, name: str, texts: list[str], tokens: int, encoder_bytes: int) -> StagePlan:
     model.begin(name)
     recipe, stage = model.recipe, model.configs[name]
     assert isinstance(stage, StageConfig)
@@ -338,6 +361,7 @@ def _stage(model: RRGModel, name: str, tokens: int, encoder_bytes: int) -> Stage
         name=name,
         trains={part: _total(parameters) for part, parameters in trained.items()},
         losses=model.losses(),
+        texts=texts,
         settings=stage.model_dump(mode="json"),
         memory={**memory, "total": sum(memory.values())},
     )

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-from rrg.contract import Contract, Port, fits
+from rrg.contract import Contract, Port, can_run, fits
 from rrg.pieces import Registered
 from rrg.plugins import Plugins
 from rrg.registry import registry
@@ -48,6 +48,10 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def _of_training(signal: str) -> bool:
+    return signal in SIGNALS and SIGNALS[signal].training
+
+
 class Wiring:
     """Who feeds each reader: a provider of its own method, else the only provider, else a problem to settle.
 
@@ -85,7 +89,9 @@ class Wiring:
 
     def missing_defaults(self) -> list[str]:
         """Core pieces that would give what nobody gives yet. The language model always reads `visual_embeds`."""
-        read = [port.signal for c in self.contracts.values() for port in c.reads if not port.optional]
+        ports = [port for c in self.contracts.values() for port in c.reads]
+        # What training alone shows is optional for whatever writes reports too, and wanted all the same.
+        read = [port.signal for port in ports if not port.optional or _of_training(port.signal)]
         wanted = [s for s in [*read, "visual_embeds"] if not self.providers.get(s)]
         defaults = [SIGNALS[s].default for s in wanted if s in SIGNALS]
         return [d for d in dict.fromkeys(defaults) if d is not None and d not in self.contracts]
@@ -140,6 +146,18 @@ class Wiring:
             f"; {reader} reads {', '.join(reads) or 'nothing'}" if reader in self.contracts else did_you_mean(key, keys)
         )
         return f"--wire {key}={provider}: no such reader and signal in this composition{hint}"
+
+    def absent(self, order: Iterable[str], wires: dict[str, str]) -> set[tuple[str, str]]:
+        """What nobody gives when a report is written, by provider and signal: training alone shows it."""
+        found = {(provider, s) for s, given in self.providers.items() if _of_training(s) for provider in given}
+        for name in order:
+            contract = self.contracts[name]
+            there = {
+                p.argument for p in contract.reads if (wires.get(f"{name}.{p.argument}", ""), p.signal) not in found
+            }
+            if not can_run(contract, there):
+                found |= {(name, port.signal) for port in contract.gives}
+        return found
 
     def order(self, wires: dict[str, str]) -> tuple[list[str], list[str]]:
         """Pieces so that each comes after those that feed it, otherwise as composed; and the problem of a circle."""

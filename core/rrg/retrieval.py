@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from rrg.batch import Studies, collate
 from rrg.data.study import Study, StudyFolder
 from rrg.errors import DataError, RRGError
-from rrg.model import RRGModel
+from rrg.model import RRGModel, Values
 
 CHUNK = 1024
 
@@ -87,8 +87,12 @@ class Index:
 
 
 @torch.inference_mode()
-def keys_of(model: RRGModel, folder: StudyFolder, studies: Sequence[Study], what: str) -> Tensor:
-    """The retriever's keys of some studies (studies key), with the model's weights of the moment.
+def keys_of(
+    model: RRGModel, folder: StudyFolder, studies: Sequence[Study], what: str, key: Callable[[Values], Tensor]
+) -> Tensor:
+    """Keys of some studies (studies key), with the model's weights of the moment.
+
+    what: for the progress bar. key: from a batch's signals to its keys, such as the retriever's.
 
     Raises RRGError where a key is not finite: its study could never be ranked.
     """
@@ -102,14 +106,12 @@ def keys_of(model: RRGModel, folder: StudyFolder, studies: Sequence[Study], what
     )
     rows = []
     for batch in tqdm(loader, desc=what, unit="batch", leave=False, disable=None):
-        rows.append(model.keys(model.signals({k: v.to(device) for k, v in batch.items()})).cpu())
+        rows.append(key(model.signals({k: v.to(device) for k, v in batch.items()})).cpu())
     model.train(training)
     keys = torch.cat(rows) if rows else torch.empty(0, 0)
     broken = [study.id for study, row in zip(studies, keys, strict=True) if not row.isfinite().all()]
     if broken:
-        raise RRGError(
-            f"{model.retriever}: no finite key for {len(broken)} studies, such as {broken[0]}; has training diverged?"
-        )
+        raise RRGError(f"{what}: no finite key for {len(broken)} studies, such as {broken[0]}; has training diverged?")
     return keys
 
 
@@ -117,11 +119,11 @@ def build_index(model: RRGModel, folder: StudyFolder) -> Index:
     """Index the training split, and nothing of the others."""
     studies = folder.split("train")
     entries = [Entry(study.id, study.patient, study.findings) for study in studies]
-    return Index(keys_of(model, folder, studies, "index"), entries)
+    return Index(keys_of(model, folder, studies, "index", model.keys), entries)
 
 
 def exemplars(model: RRGModel, folder: StudyFolder, studies: Sequence[Study], index: Index) -> dict[str, Entry]:
     """The best training study of another patient, by study id."""
-    keys = keys_of(model, folder, studies, "retrieve")
+    keys = keys_of(model, folder, studies, "retrieve", model.keys)
     answers = index.search(keys, studies)
     return {study.id: answer[0][0] for study, answer in zip(studies, answers, strict=True) if answer}

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from rrg.retrieval import Entry, Index
 from rrg.run_folder import read_run
 from rrg.training import TOKENIZER, stage_folder
 from rrg.weights import load_weights
+
+if TYPE_CHECKING:
+    from rrg.evaluate.scores import Scores
 
 Film = str | Path | np.ndarray | Image.Image
 
@@ -182,3 +185,15 @@ def write_predictions(
     finally:
         partial.unlink(missing_ok=True)
     return written
+
+
+def write_and_score(run: Path, folder: StudyFolder) -> tuple[list[dict[str, Any]], "Scores"]:
+    """Reports of a finished run for the test split, and their scores; both are kept in the run folder."""
+    from rrg.evaluate import evaluate, read_predictions
+    from rrg.evaluate.scores import write_scores
+
+    path = run / "predictions.jsonl"
+    written = write_predictions(load(run), folder, "test", path)
+    scores = evaluate(read_predictions(path), folder)
+    write_scores(scores, run / "metrics.json")
+    return written, scores

@@ -95,8 +95,15 @@ class Settings:
     def _fill(self, name: str, stage: StageConfig, before: dict[str, Any]) -> tuple[StageConfig, dict[str, Any]]:
         values = stage.model_dump()
         filled = values | {field: before.get(field) for field, value in values.items() if value is None}
-        if before.get("lora") and filled["lora"] != before["lora"]:
-            self.problems.append(f"{name}.lora differs from the stage before; adapters keep one shape: set both alike")
+        adapts = filled["llm"] == "lora" and bool(filled["lora"])
+        if adapts and before.get("adapters") and filled["lora"] != before["adapters"]:
+            shapes = (json.dumps(lora).replace('": ', '" = ') for lora in (before["adapters"], filled["lora"]))
+            flags = " or ".join(f"--set 'stages.lora={shape}'" for shape in shapes)
+            self.problems.append(
+                f"{name}.lora differs from the stage before, and adapters keep one shape; settle it with {flags}"
+            )
+        if adapts:
+            before = {**before, "adapters": filled["lora"]}
         if filled["llm"] == "lora" and not filled["lora"]:
             filled["lora"] = {}
         whole = type(stage).model_validate(filled)

@@ -20,6 +20,7 @@ class Signal:
     source: str | None = None  # "data": the study itself; "host": a vision-language host's own tower
     default: str | None = None  # the core piece that joins when nothing else gives the signal
     single: bool = False  # only one piece of a composition may give it
+    training: bool = False  # it tells the report, or what training alone shows: absent when a report is written
 
 
 AXES = {
@@ -32,12 +33,28 @@ AXES = {
     "vision": "width of the visual features",
     "slots": "positions of the visual prefix",
     "host": "hidden width of the language model",
-    "text": "tokens",
+    "text": "tokens of the language model",
     "diseases": "the 14 observations",
     "layers": "decoder layers",
     "report": "tokens of a report",
+    "reference": "tokens of a reference report",
+    "phrase": "tokens of a study's key phrases",
+    "language": "width of the text encoder's vectors",
     "key": "width of a retriever's key",
 }
+
+
+def _of_text(name: str, what: str) -> dict[str, Signal]:
+    """A text as the collator tokenises it for the composition's text encoder, and its token vectors."""
+    axes, given = f"batch {name}", f"{what}, as tokens of the text encoder"
+    return {
+        f"{name}_ids": Signal(axes, given, "Int", source="data", training=True),
+        f"{name}_mask": Signal(axes, f"1 where there is a token of {what}", "Bool", source="data", training=True),
+        f"{name}_tokens": Signal(
+            f"{axes} language", f"{what}, a vector a token", default="core.text", single=True, training=True
+        ),
+    }
+
 
 SIGNALS = {
     "pixel_values": Signal("batch views channels height width", "films, grey values in [0, 1]", source="data"),
@@ -48,11 +65,10 @@ SIGNALS = {
     "disease_tokens": Signal("batch diseases vision", "one vector per observation"),
     "disease_logits": Signal("batch diseases", "one logit per observation"),
     "disease_labels": Signal("batch diseases", "1, 0, -1 uncertain, nan not mentioned", source="data"),
-    "report_tokens": Signal("batch report text", "the report's token vectors, from a text encoder"),
-    "report_mask": Signal("batch report", "1 where the report has a token", "Bool"),
-    "report_embed": Signal("batch text", "one vector per report, from a text encoder"),
-    "reference_tokens": Signal("batch report text", "a reference report's token vectors"),
-    "phrase_tokens": Signal("batch report text", "key phrases' token vectors"),
+    **_of_text("report", "the study's report"),
+    "report_embed": Signal("batch language", "one vector per report", default="core.text", training=True),
+    **_of_text("reference", "a reference report"),
+    **_of_text("phrase", "the study's key phrases"),
     "visual_embeds": Signal("batch slots host", "the visual prefix", default="core.connector", single=True),
     "visual_mask": Signal("batch slots", "1 where the prefix holds something", "Bool", default="core.connector"),
     "hidden": Signal("batch text host", "a decoder layer's hidden states", source="host"),

@@ -1,7 +1,8 @@
 """A piece's contract from its source text: neither the piece's module nor torch is imported.
 
-Read are annotations that stand in the module itself: jaxtyping types, aliases of them, `| None`, NamedTuples, base
-classes. Whatever else decides (other modules, conditions, computed annotations) is left to `rrg.contract`.
+Read are annotations that stand in the module, or in a module of the same package or of rrg whose class it uses:
+jaxtyping types, aliases of them, `| None`, NamedTuples, base classes. Whatever else decides (other packages,
+conditions, computed annotations) is left to `rrg.contract`.
 """
 
 import ast
@@ -65,7 +66,7 @@ class _Sketch(Reader):
         if [ast.unparse(base) for base in cls.bases] != ["NamedTuple"]:
             raise self.fail(f"{cls.name} is no plain NamedTuple")
         items = [item for item in cls.body if isinstance(item, ast.AnnAssign)]
-        return tuple(self.port(ast.unparse(item.target), item.annotation) for item in items)
+        return tuple(self.port(ast.unparse(i.target), i.annotation, isinstance(i.annotation, ast.BinOp)) for i in items)
 
     def result(self, function: ast.FunctionDef) -> Port:
         return Port("hidden", "hidden", *self.tensor("the result", function.returns))
@@ -85,6 +86,14 @@ class _Sketch(Reader):
         raise self.fail(f"{name} has another kind of annotation")
 
     def _class(self, name: str) -> ast.ClassDef:
+        """A class of the module, or one that it imports from its own package or rrg, with all that stands there."""
+        statement = self.bound[name]
+        if isinstance(statement, ast.ImportFrom) and statement.module:
+            package = statement.module.partition(".")[0]
+            if package in ("rrg", self.piece.piece.target.partition(".")[0]):
+                there = _bound(_body(statement.module))
+                original = next(alias.name for alias in statement.names if name == (alias.asname or alias.name))
+                self.bound = there | self.bound | {name: there[original]}
         return _expect(self.bound[name], ast.ClassDef)
 
 

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
+from rrg.contexts import Texts
 from rrg.errors import RRGError
 from rrg.model import RRGModel
 from rrg.sampling import LengthGrouped
@@ -36,7 +37,7 @@ class StageTrainer(Trainer):
         super().__init__(model=model, callbacks=[Checkpoints(save_steps)], **options)
         lengths = [len(study.findings) for study in self.train_dataset.studies]
         self._sampler = LengthGrouped(lengths, self.args.per_device_train_batch_size, self.args.seed)
-        self.add_callback(Order(self._sampler))
+        self.add_callback(Order(self._sampler, self.data_collator.texts))
         if self.is_world_process_zero():
             self.add_callback(Log(log, name))
             self.add_callback(Progress(name))
@@ -101,13 +102,15 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 class Order(TrainerCallback):
-    """Tell the sampler its epoch: resumed within one by several processes, accelerate's wrappers do not pass it on."""
+    """Tell sampler and texts the epoch: resumed within one by several processes, accelerate's wrappers do not."""
 
-    def __init__(self, sampler: LengthGrouped) -> None:
-        self.sampler = sampler
+    def __init__(self, sampler: LengthGrouped, texts: Texts | None) -> None:
+        self.sampler, self.texts = sampler, texts
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.sampler.set_epoch(int(state.epoch or 0))
+        if self.texts is not None:
+            self.texts.epoch = int(state.epoch or 0)
 
 
 class Checkpoints(TrainerCallback):

@@ -26,6 +26,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from rrg.batch import Collator, Prompt, Studies
 from rrg.config import StageConfig
+from rrg.contexts import REFERENCES, Texts, choose_references, save_references, summary
 from rrg.data.study import StudyFolder
 from rrg.data.write import new_folder
 from rrg.errors import DataError, UsageError
@@ -202,6 +203,7 @@ def _run_stage(
         shown = {
             i: entry.report for split in (train, val) for i, entry in exemplars(model, folder, split, index).items()
         }
+    texts = _texts(model, folder, stage, partial)
     trainer = StageTrainer(
         model,
         name=name,
@@ -210,7 +212,7 @@ def _run_stage(
         args=_arguments(stage, partial, model.recipe.seed, workers, validate=bool(val)),
         train_dataset=Studies(folder, train, model.recipe),
         eval_dataset=Studies(folder, val, model.recipe) if val else None,
-        data_collator=Collator(Prompt(model.recipe, model.host), shown),
+        data_collator=Collator(Prompt(model.recipe, model.host), shown, texts),
     )
     last = checkpoints(partial)[-1:]
     if last and _is_final(last[0]):
@@ -222,6 +224,21 @@ def _run_stage(
         os.replace(partial, done)
         _remove_checkpoints(done)
     here.wait_for_everyone()
+
+
+def _texts(model: RRGModel, folder: StudyFolder, stage: StageConfig, partial: Path) -> Texts | None:
+    """What the stage shows beside the films; references are chosen by the weights of its start, as an index is."""
+    wanted = model.texts()
+    if not wanted or model.text_encoder is None:
+        return None
+    references = {}
+    if "reference" in wanted:
+        references = choose_references(model, folder)
+        if _process().is_main_process:
+            save_references(references, partial / REFERENCES)
+            print(summary(references), flush=True)
+    encoder: Any = model.modules_by_piece[model.text_encoder]
+    return Texts(wanted, encoder.tokenize, stage, references, model.recipe.seed)
 
 
 def _is_final(checkpoint: Path) -> bool:

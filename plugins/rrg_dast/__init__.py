@@ -2,23 +2,29 @@
 
 import rrg
 
-# Not by the bare name yet: the method's own encoder (VMamba) and its contrastive loss (eq. 3) are still missing.
-
 
 @rrg.hookimpl
 def rrg_encoders() -> list[rrg.Piece]:
-    target = "rrg_dast.tokens:DiseaseTokens"
-    return [rrg.Piece("dast.tokens", target, "one token per observation asks the patches (stage 1)", default=False)]
+    return [
+        rrg.Piece("dast.vmamba", "rrg_dast.vmamba:VMamba", "VMamba-T/S/B (eq. 1, 2)", sets={"image.size": 224}),
+        rrg.Piece(
+            "dast.tokens", "rrg_dast.tokens:DiseaseTokens", "one token per observation asks the patches (stage 1)"
+        ),
+    ]
 
 
 @rrg.hookimpl
 def rrg_connectors() -> list[rrg.Piece]:
-    return [rrg.Piece("dast.dvaf", "rrg_dast.dvaf:DVAF", "disease-visual attention fusion (eq. 5-7)", default=False)]
+    return [rrg.Piece("dast.dvaf", "rrg_dast.dvaf:DVAF", "disease-visual attention fusion (eq. 5-7)")]
 
 
 @rrg.hookimpl
 def rrg_losses() -> list[rrg.Piece]:
-    return [rrg.Piece("dast.cls", "rrg_dast.cls:Classification", "multi-label cross-entropy (eq. 4)", default=False)]
+    target, text = "rrg_dast.contrastive:Contrastive", {"core.text.model": "emilyalsentzer/Bio_ClinicalBERT"}
+    return [
+        rrg.Piece("dast.cls", "rrg_dast.cls:Classification", "multi-label cross-entropy (eq. 4)"),
+        rrg.Piece("dast.contrastive", target, "films and reports aligned (eq. 3)", sets=text),
+    ]
 
 
 @rrg.hookimpl
@@ -29,6 +35,6 @@ def rrg_retrievers() -> list[rrg.Piece]:
 @rrg.hookimpl
 def rrg_stages() -> list[rrg.Piece]:
     return [
-        rrg.Piece("dast.stage-1", "rrg_dast.stages:Stage1", "encoder, tokens, heads; no language model", default=False),
-        rrg.Piece("dast.stage-2", "rrg_dast.stages:Stage2", "DVAF and projection, with exemplars", default=False),
+        rrg.Piece("dast.stage-1", "rrg_dast.stages:Stage1", "encoder, tokens, heads; no language model"),
+        rrg.Piece("dast.stage-2", "rrg_dast.stages:Stage2", "DVAF and projection, with exemplars"),
     ]

@@ -13,7 +13,7 @@ class Stage1(StageConfig):
     vision: Literal["frozen", "full"] | None = "full"
     connector: Literal["frozen", "full"] | None = "frozen"
     llm: Literal["frozen", "lora", "full"] | None = "frozen"
-    pieces: list[str] | None = Field(["dast.tokens"])
+    pieces: list[str] | None = Field(["dast.*"])
     losses: list[str] = Field(["dast.*"])
     report: bool = False
     epochs: float | None = Field(3.0, description="not stated in the paper")

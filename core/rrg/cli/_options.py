@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ def add_composition(parser: argparse.ArgumentParser, expression: str | None) -> 
     parser.add_argument(
         "--wire", action="append", default=[], metavar="READER.SIGNAL=PROVIDER", help="who feeds a reader"
     )
+    parser.add_argument("--stages", metavar="A,B,…", help="the stages to train, in this order (default: see compose)")
     parser.add_argument("--from", dest="start", type=Path, metavar="RECIPE", help="begin from a recipe file")
 
 
@@ -27,18 +29,28 @@ def composed(args: argparse.Namespace) -> "Recipe":
     """The recipe that the options mean."""
     from rrg.composition import compose
     from rrg.recipe import Recipe
+
+    start = Recipe.open(args.start) if args.start else None
+    return compose(host=args.host, start=start, **_arguments(args))
+
+
+def composition_of(text: str) -> dict[str, Any]:
+    """Arguments of `compose` that a command line means, such as `lead --drop lead.gate`."""
+    parser = argparse.ArgumentParser(prog="rrg compose")
+    add_composition(parser, "?")
+    return _arguments(parser.parse_args(shlex.split(text)))
+
+
+def _arguments(args: argparse.Namespace) -> dict[str, Any]:
     from rrg.settings import parse_setting, parse_wire
 
-    settings: dict[str, Any] = dict(parse_setting(text) for text in args.set)
-    wire = dict(parse_wire(text) for text in args.wire)
-    return compose(
-        args.expression,
-        host=args.host,
-        settings=settings,
-        drop=args.drop,
-        wire=wire,
-        start=Recipe.open(args.start) if args.start else None,
-    )
+    return {
+        "expression": args.expression,
+        "settings": dict(parse_setting(text) for text in args.set),
+        "drop": args.drop,
+        "wire": dict(parse_wire(text) for text in args.wire),
+        "stages": None if args.stages is None else [name.strip() for name in args.stages.split(",")],
+    }
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -13,10 +13,10 @@ SHOWN = 20
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `rrg data import` and `rrg data phantom`."""
+    """Add `rrg data import`, `rrg data phantom` and `rrg data phrases`."""
     parser = commands.add_parser(
         "data",
-        help="make a data folder: import a collection, or draw phantoms",
+        help="make a data folder: import a collection, or draw phantoms; attach key phrases",
         description="Make a data folder: metadata.jsonl (Hugging Face imagefolder), dataset.json and the films.",
         epilog="example: rrg data import iu-xray ~/iu_xray data/iu-xray",
     )
@@ -52,6 +52,20 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     phantom.add_argument("--seed", type=int, default=0, help="same seed, same folder (default: 0)")
     _common(phantom)
     phantom.set_defaults(run=run, make=_phantom)
+
+    phrases = kinds.add_parser(
+        "phrases",
+        help="attach key phrases to a data folder's studies",
+        description="Write each study's key phrases, what its report says is present, into metadata.jsonl: from a "
+        "RadGraph file, else by rule. Training stages that show phrases read them; without this they go by rule.",
+        epilog="example: rrg data phrases data/iu-xray",
+    )
+    phrases.add_argument("folder", metavar="DIR", type=Path, help="data folder")
+    phrases.add_argument("--radgraph", type=Path, metavar="FILE", help="RadGraph annotations (JSON) by study id")
+    phrases.add_argument("--refine", metavar="HOST", help="let a language model reword them: a hub id or folder")
+    phrases.add_argument("--show", type=int, default=3, metavar="N", help="print N studies' phrases (default: 3)")
+    phrases.add_argument("--json", action="store_true", help="print a JSON object instead of the table")
+    phrases.set_defaults(run=_phrases)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,6 +108,24 @@ def _phantom(args: argparse.Namespace) -> tuple["StudyFolder", dict[str, Any], l
     from rrg.data.phantom import make_phantom
 
     return make_phantom(args.dest, studies=args.studies, seed=args.seed, workers=args.workers), {}, []
+
+
+def _phrases(args: argparse.Namespace) -> int:
+    from rrg.cli._data import open_folder
+    from rrg.data.attach import attach_phrases, host_refiner
+    from rrg.data.study import StudyFolder
+
+    folder = open_folder(args.folder)
+    refine = host_refiner(args.refine) if args.refine else None
+    counts = attach_phrases(folder, annotations=args.radgraph, refine=refine)
+    if args.json:
+        print(json.dumps({"path": str(folder.path), **counts}, indent=2))
+        return 0
+    for study in StudyFolder.open(args.folder).studies[: max(args.show, 0)]:
+        print(f"{study.id}: {study.findings}")
+        print("".join(f"  - {phrase}\n" for phrase in study.phrases or ()), end="")
+    print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    return 0
 
 
 def _table(folder: "StudyFolder", extra: dict[str, Any], problems: list["Problem"]) -> list[str]:

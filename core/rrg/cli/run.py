@@ -34,27 +34,23 @@ def run(args: argparse.Namespace) -> int:
     if not folder.split("test"):
         raise UsageError(f"{args.data}: no study of the split test to score; rrg train needs none")
     quiet_libraries()
-    from rrg.evaluate import evaluate, read_predictions
-    from rrg.evaluate.scores import write_scores
     from rrg.plan import plan
-    from rrg.run import load, write_predictions
+    from rrg.run import write_and_score
     from rrg.training import train
 
     print(plan(recipe).table(), flush=True)
     started = time.monotonic()
     train(recipe, folder, args.out, resume=args.resume, workers=args.workers, save_steps=args.save_steps)
     trained = time.monotonic()
-    predictions = write_predictions(load(args.out), folder, "test", args.out / "predictions.jsonl")
-    generated = time.monotonic()
-    scores = evaluate(read_predictions(args.out / "predictions.jsonl"), folder)
-    write_scores(scores, args.out / "metrics.json")
+    predictions, scores = write_and_score(args.out, folder)
+    written = time.monotonic()
     for prediction in predictions[: max(args.show, 0)]:
         print(f"\nstudy {prediction['id']}")
         for title in ("report", "reference"):
             print(textwrap.fill(prediction[title], 110, initial_indent=f"  {title:<10}", subsequent_indent=" " * 12))
     print(f"\n{scores.table()}")
     print(
-        f"\ntrained in {(trained - started) / 60:.1f} min, wrote {len(predictions)} reports in "
-        f"{(generated - trained) / 60:.1f} min; everything is in {args.out}"
+        f"\ntrained in {(trained - started) / 60:.1f} min, wrote and scored {len(predictions)} reports in "
+        f"{(written - trained) / 60:.1f} min; everything is in {args.out}"
     )
     return 0

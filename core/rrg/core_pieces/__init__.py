@@ -11,6 +11,7 @@ def rrg_encoders() -> list[Piece]:
             "core.encoder", "rrg.core_pieces.encoder:Encoder", "films to patch_tokens by a timm or Hugging Face model"
         ),
         Piece("core.pool", "rrg.core_pieces.pool:Pool", "mean patch vector of a study"),
+        Piece("core.text", "rrg.core_pieces.text:TextEncoder", "reports and phrases to vectors, in training alone"),
     ]
 
 

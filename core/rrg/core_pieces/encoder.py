@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -45,13 +45,16 @@ class Encoder(nn.Module):
     """
 
     image_sizes = (32, 47, 96)  # that the default model reads
+    architectures: ClassVar[dict[str, dict[str, Any]]] = {}  # of hub ids, so that planning asks no hub
 
     def __init__(self, config: EncoderConfig, axes: Axes) -> None:
         super().__init__()
         self.hugging_face = "/" in config.model or Path(config.model).is_dir()
         # Modules whose weights have a source: they are saved only once they are trained.
         self.published = ("backbone",) if self.hugging_face or config.pretrained else ()
-        self.backbone: Any = _hugging_face(config) if self.hugging_face else _timm(config, axes.image)
+        self.backbone: Any = (
+            _hugging_face(config, self.architectures) if self.hugging_face else _timm(config, axes.image)
+        )
         self.vision = _width(self.backbone.config) if self.hugging_face else int(self.backbone.num_features)
         self.dropout = nn.Dropout(config.dropout)
         # Python floats, not buffers: nothing to save, nothing to move.
@@ -146,12 +149,15 @@ def _timm(config: EncoderConfig, size: int) -> Any:
         ) from error
 
 
-def _hugging_face(config: EncoderConfig) -> Any:
+def _hugging_face(config: EncoderConfig, architectures: dict[str, dict[str, Any]]) -> Any:
     from transformers import AutoConfig, AutoModel
 
     try:
         if _on_meta():
-            return AutoModel.from_config(AutoConfig.from_pretrained(config.model))
+            known = architectures.get(config.model)
+            return AutoModel.from_config(
+                AutoConfig.for_model(**known) if known else AutoConfig.from_pretrained(config.model)
+            )
         return AutoModel.from_pretrained(config.model, dtype=torch.float32)
     except Exception as error:
         raise UsageError(
@@ -169,7 +175,7 @@ def _width(config: Any) -> int:
 
 def _colour_statistics(config: EncoderConfig, backbone: Any, hugging_face: bool) -> tuple[Sequence[float], ...]:
     """Mean and deviation by input channel: the published ones of the weights, else of a film's grey values, about."""
-    if hugging_face:
+    if hugging_face and not _on_meta():
         from transformers import ImageProcessingMixin
 
         try:
@@ -177,6 +183,8 @@ def _colour_statistics(config: EncoderConfig, backbone: Any, hugging_face: bool)
         except OSError:  # a folder of weights alone
             settings = {}
         return settings.get("image_mean", IMAGENET_MEAN), settings.get("image_std", IMAGENET_STD)
+    if hugging_face:
+        return IMAGENET_MEAN, IMAGENET_STD
     if config.pretrained:
         published = backbone.pretrained_cfg
         return (sum(published["mean"]) / 3,), (sum(published["std"]) / 3,)

@@ -49,6 +49,7 @@ class Study(BaseModel):
 
     `labels` holds every one of the 14 observations: 1 present, 0 absent, -1 uncertain, None not mentioned.
     `views` is empty, or names the view of each film ("frontal", "lateral", or whatever the source says).
+    `phrases` are the key phrases of the findings (`rrg data phrases`); None: not drawn out yet.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +63,7 @@ class Study(BaseModel):
     indication: _Text = ""
     views: list[Annotated[str, Field(max_length=256)]] = []
     labels: dict[str, float | None]
+    phrases: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=256)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

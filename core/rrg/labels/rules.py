@@ -127,10 +127,10 @@ class RuleLabeler:
     def _classify(self, kind: str, sentence: str, start: int, end: int) -> int:
         if kind == "organ":
             return self._state_of_organ(sentence, start, end)
-        label = self._certainty(sentence, start, end)
+        label = self.certainty(sentence, start, end)
         return UNCERTAIN if kind == "vague" and label == PRESENT else label
 
-    def _certainty(self, sentence: str, start: int, end: int) -> int:
+    def certainty(self, sentence: str, start: int, end: int) -> int:
         """Present, absent or uncertain, by the words around sentence[start:end] within its scope."""
         words = self._words
         ends = [m.span() for m in words["scope.end"].finditer(sentence)]

@@ -22,7 +22,8 @@ from rrg.signals import SIGNALS
 from rrg.testing.hosts import LAYERS
 
 # What sizes are drawn from, odd and extreme ones among them; a class's `multiples` scale them.
-SIZES = {"batch": (1, 2, 3), "views": (2,), "channels": (1,), "vision": (1, 5, 16), "host": (2, 8, 13)}
+WIDTHS = (1, 5, 16)
+SIZES = {"batch": (1, 2, 3), "views": (2,), "channels": (1,), "vision": WIDTHS, "language": WIDTHS, "host": (2, 8, 13)}
 ODD = (1, 2, 3, 5)
 IMAGES = (32,)
 
@@ -50,7 +51,8 @@ class Example:
 class Case:
     """One installed piece, and how many examples each check draws.
 
-    What a class declares by attributes: `multiples`, sizes that its axes must be multiples of ({"host": 12});
+    What a class declares by attributes: `multiples`, sizes that its axes must be multiples of ({"host": 12}); `trial`,
+    settings to build it with here, where its defaults are large or need a download ({"depth": 2});
     `image_sizes`, the film sizes that an encoder reads; `order_invariant`, a loss that ignores the batch's order;
     `unit_keys`, a retriever whose keys have norm 1; `close()`, an injector's method that makes it the identity.
     """
@@ -102,7 +104,7 @@ class Case:
         images = self.declares("image_sizes") or IMAGES
         drawn = {
             axis: st.sampled_from(wanted.get(axis, images[:1] if axis == "height" else SIZES.get(axis, ODD)))
-            for axis in sorted({*named, "host", "vision", "height"} - {"diseases", "layers", "width"})
+            for axis in sorted({*named, "host", "vision", "language", "height"} - {"diseases", "layers", "width"})
         }
         return st.fixed_dictionaries(drawn).map(
             lambda sizes: self.sizes(sizes | {"width": sizes["height"], "diseases": 14, "layers": LAYERS})
@@ -163,12 +165,12 @@ class Case:
 
     def axes(self, example: Example) -> Axes:
         sizes = example.sizes
-        return Axes(sizes["host"], LAYERS, image=sizes["height"], vision=sizes["vision"])
+        return Axes(sizes["host"], LAYERS, sizes["height"], sizes["vision"], language=sizes["language"])
 
     def build(self, axes: Axes, layer: int = 0, first: nn.Module | None = None, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         where = {"layer": layer, "first": first} if self.kind == "injector" else {}
-        module: nn.Module = self.piece.cls(self.contract.config(), axes, **where)
+        module: nn.Module = self.piece.cls(self.contract.config(**self.declares("trial") or {}), axes, **where)
         return module
 
     def tensors(self, example: Example, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -206,7 +208,10 @@ class Case:
         if given.keys() != {port.argument for port in self.gives}:
             names = ", ".join(port.argument for port in self.gives)
             raise Broken(f"forward gave a {type(result).__name__} of {', '.join(given)}, annotated {names}")
-        return given
+        absent = [port.argument for port in self.gives if given[port.argument] is None and not port.optional]
+        if absent:
+            raise Broken(f"{absent[0]} is None, and its annotation doesn't say that it may be")
+        return {name: value for name, value in given.items() if value is not None}
 
     def hint(self, port: Port) -> Any:
         """The annotation, as jaxtyping has it."""

@@ -57,5 +57,14 @@ def items(films: Sequence[int], size: int = 32, seed: int = 0) -> list[Item]:
 
 
 def batch_of(model: RRGModel, studies: Sequence[Item], learn: bool = True, exemplars: Any = None) -> dict[str, Any]:
-    """What the model reads of some studies. learn: with their reports. exemplars: report text by study id."""
-    return collate(studies) | Prompt(model.recipe, model.host).batch(studies, exemplars, learn=learn)
+    """What the model reads of some studies. learn: with their reports, and with every text that its stage shows.
+
+    exemplars: report text by study id.
+    """
+    batch = collate(studies) | Prompt(model.recipe, model.host).batch(studies, exemplars, learn=learn)
+    if learn and model.text_encoder is not None:
+        encoder: Any = model.modules_by_piece[model.text_encoder]
+        for place, name in enumerate(model.texts()):
+            texts = [(item.study.findings, *FINDINGS)[place] for item in studies]
+            batch[f"{name}_ids"], batch[f"{name}_mask"] = encoder.tokenize(texts)
+    return batch

@@ -15,6 +15,7 @@ from rrg.testing.hosts import HOSTS, LAYERS, WIDTH, tiny_model
 
 IDS = torch.tensor([[1, 40, 41, 42, 43], [1, 50, 51, 52, 53]])
 SIZES = {"batch": 2, "patches": 3, "slots": 3, "report": 3, "views": 2, "channels": 1, "text": 5, "vision": 5, "key": 4}
+SIZES |= {"reference": 3, "phrase": 3, "language": 5}
 SIZES |= {"host": WIDTH, "height": 32, "width": 32, "diseases": 14, "layers": LAYERS}
 END = 319  # a token that ends nothing here: every row runs to its full length
 

@@ -53,14 +53,15 @@ def shapes(case: Case) -> None:
         tensors, module = case.tensors(example), case.fresh(example)
         with torch.no_grad():
             given = case.call(module, tensors)
-        if "patch_tokens" in given and getattr(module, "vision", None) != given["patch_tokens"].shape[-1]:
-            broken("an attribute `vision` must say the width of its patch_tokens")
+        for signal, attribute in (("patch_tokens", "vision"), ("report_tokens", "language")):
+            if signal in given and getattr(module, attribute, None) != given[signal].shape[-1]:
+                broken(f"an attribute `{attribute}` must say the width of its {signal}")
         with jaxtyped("context"):
             for axis in ("host", "diseases", "layers"):  # known sizes are bound first, then those of the arguments
                 is_bearable(torch.empty(example.sizes[axis]), case.hint(Port(axis, axis, axis, "Float")))
             for port in (p for p in case.reads if p.argument in tensors):
                 is_bearable(tensors[port.argument], case.hint(port))
-            for port in case.gives:
+            for port in (p for p in case.gives if p.argument in given):
                 value = given[port.argument]
                 if not is_bearable(value, case.hint(port)):
                     shape = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

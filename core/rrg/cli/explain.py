@@ -1,0 +1,72 @@
+"""`rrg explain`: a method's or a piece's equations, files and open choices."""
+
+import argparse
+import textwrap
+from typing import TYPE_CHECKING
+
+from rrg.cli._options import add_json
+
+if TYPE_CHECKING:
+    from rrg.explain import Explanation
+
+WIDTH = 110
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "explain",
+        help="say what a method or piece computes, where, and what its paper leaves open",
+        description="Print each piece's equations, the file that implements it, what it reads and gives, and the "
+        "settings that the paper leaves open with what was chosen.",
+        epilog="example: rrg explain lead",
+    )
+    parser.add_argument("name", metavar="METHOD|PIECE", help="such as lead, dast.dvaf or dmsr")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+
+    from rrg.explain import explain, title_of
+
+    found = explain(args.name)
+    if args.json:
+        print(json.dumps([piece.to_json() for piece in found], indent=2, ensure_ascii=False))
+        return 0
+    title = title_of(args.name)
+    lines = [title, ""] if title else []
+    for piece in found:
+        lines += [*_piece(piece, whole=len(found) == 1), ""]
+    left = [(f"{piece.name}.{s.name}", s) for piece in found for s in piece.settings if s.open]
+    lines.append("Left open by the paper, and what was chosen:" if left else "The paper leaves no setting open.")
+    for name, setting in left:
+        lines += _wrapped(f"{name} = {_value(setting.default)}: {setting.meaning}", "  ", "      ")
+    if found[0].readme:
+        lines += ["", f"More: {found[0].readme}"]
+    print("\n".join(lines))
+    return 0
+
+
+def _piece(piece: "Explanation", whole: bool) -> list[str]:
+    """whole: every setting too, not those alone that the paper leaves open."""
+    lines = [f"{piece.name}  ({piece.kind})  {piece.source}"]
+    for paragraph in (piece.about, *piece.equations.split("\n\n")):
+        lines += _wrapped(paragraph, "  ", "  ")
+    lines += [f"  reads  {', '.join(piece.reads)}"] if piece.reads else []
+    lines += [f"  gives  {', '.join(piece.gives)}"] if piece.gives else []
+    lines += [f"  brings {key} = {_value(value)}" for key, value in piece.brings.items()]
+    for setting in piece.settings if whole else ():
+        lines += _wrapped(f"{piece.name}.{setting.name} = {_value(setting.default)}: {setting.meaning}", "  ", "      ")
+    return lines
+
+
+def _value(value: object) -> str:
+    import json
+
+    return "unset" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _wrapped(text: str, first: str, rest: str) -> list[str]:
+    joined = " ".join(text.split()).removesuffix(":")
+    return textwrap.wrap(joined, WIDTH, initial_indent=first, subsequent_indent=rest)

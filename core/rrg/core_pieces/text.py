@@ -1,0 +1,194 @@
+"""Core's text encoder: any sentence-transformers or Hugging Face model by hub id or folder, or a small one of its own.
+
+It reads what training alone shows: the study's report, a reference report, key phrases.
+"""
+
+import re
+import zlib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+import rrg._torchvision  # noqa: F401  before transformers
+from rrg.axes import Axes
+from rrg.config import PieceConfig
+from rrg.errors import UsageError
+
+# Architectures of the papers' encoders, so that planning asks no hub.
+KNOWN = {
+    "emilyalsentzer/Bio_ClinicalBERT": {"model_type": "bert", "vocab_size": 28996},
+    "microsoft/BiomedVLP-CXR-BERT-specialized": {"model_type": "bert", "vocab_size": 30522},
+}
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+class TextEncoderConfig(PieceConfig):
+    model: str = Field(
+        "",
+        description="hub id or folder of a sentence-transformers or Hugging Face text encoder, such as "
+        "emilyalsentzer/Bio_ClinicalBERT or microsoft/BiomedVLP-CXR-BERT-specialized; empty: a small one over hashed "
+        "words, built at random",
+    )
+    frozen: bool | None = Field(
+        None, description="unset: a published encoder stays as it is, one built at random learns"
+    )
+    tokens: int = Field(256, ge=2, description="longest text in tokens; the rest is cut off")
+    width: int = Field(128, ge=8, description="of the small encoder's vectors")
+    depth: int = Field(2, ge=1, description="layers of the small encoder")
+    words: int = Field(8192, ge=64, description="places that the small encoder hashes words to")
+
+
+class Texts(NamedTuple):
+    report_tokens: Float[Tensor, "batch report language"] | None
+    report_embed: Float[Tensor, "batch language"] | None
+    reference_tokens: Float[Tensor, "batch reference language"] | None
+    phrase_tokens: Float[Tensor, "batch phrase language"] | None
+
+
+class TextEncoder(nn.Module):
+    """Token vectors of each text that is there, and one vector per report: pooled as the published model pools, else
+    the mean of its tokens. What is not there gives nothing.
+    """
+
+    def __init__(self, config: TextEncoderConfig, axes: Axes) -> None:
+        super().__init__()
+        self.published = ("encoder",) if config.model else ()
+        self.frozen = bool(config.model) if config.frozen is None else config.frozen
+        self.encoder: Any = _published(config) if config.model else HashedWords(config)
+        self.language: int = self.encoder.language  # type: ignore[assignment]
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """ids (batch tokens) and mask (batch tokens), padded right; an empty text has no token."""
+        return self.encoder.tokenize(texts)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        report_ids: Int[Tensor, "batch report"] | None = None,
+        report_mask: Bool[Tensor, "batch report"] | None = None,
+        reference_ids: Int[Tensor, "batch reference"] | None = None,
+        reference_mask: Bool[Tensor, "batch reference"] | None = None,
+        phrase_ids: Int[Tensor, "batch phrase"] | None = None,
+        phrase_mask: Bool[Tensor, "batch phrase"] | None = None,
+    ) -> Texts:
+        report, embed = self._read(report_ids, report_mask)
+        reference, _ = self._read(reference_ids, reference_mask)
+        phrase, _ = self._read(phrase_ids, phrase_mask)
+        return Texts(report, embed, reference, phrase)
+
+    def _read(self, ids: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        if ids is None or mask is None:
+            return None, None
+        # A text without a token would be a softmax over nothing: its first place is read, and left out again.
+        seen = mask.clone()
+        seen[:, 0] = True
+        tokens, embed = self.encoder(ids, seen)
+        empty = ~mask.any(dim=1, keepdim=True)
+        return tokens.masked_fill(~mask.unsqueeze(-1), 0.0), embed.masked_fill(empty, 0.0)
+
+
+class HashedWords(nn.Module):
+    """A small transformer over words that are hashed to places (Weinberger et al. 2009): it needs no vocabulary."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.words, self.length, self.language = config.words, config.tokens, config.width
+        self.embed = nn.Embedding(config.words, config.width)
+        self.places = nn.Embedding(config.tokens, config.width)
+        layer = nn.TransformerEncoderLayer(
+            config.width, 4, 4 * config.width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, config.depth, nn.LayerNorm(config.width), enable_nested_tensor=False)
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        found = [WORD.findall(text.lower())[: self.length] for text in texts]
+        return padded([[zlib.crc32(word.encode()) % self.words for word in words] for words in found])
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        places = self.places(torch.arange(ids.shape[1], device=ids.device))
+        tokens = self.layers(self.embed(ids) + places, src_key_padding_mask=~mask)
+        return tokens, mean_of(tokens, mask)
+
+
+class Published(nn.Module):
+    """A model of sentence-transformers up to its pooling; what it puts behind, such as a projection, is left out."""
+
+    def __init__(self, model: Any, length: int) -> None:
+        super().__init__()
+        self.transformer, self.pooling = model[0], model[1]
+        self.tokenizer = model.tokenizer
+        self.language = int(self.pooling.get_embedding_dimension())
+        self.length = min(length, model.get_max_seq_length() or length)
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        found = self.tokenizer(list(texts), truncation=True, max_length=self.length)["input_ids"]
+        return padded([ids if text.strip() else [] for ids, text in zip(found, texts, strict=True)])
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.pooling(self.transformer({"input_ids": ids, "attention_mask": mask.long()}))
+        return found["token_embeddings"], found["sentence_embedding"]
+
+
+class Planned(nn.Module):
+    """A published encoder's architecture alone, for planning on the meta device: no weights are read."""
+
+    def __init__(self, name: str) -> None:
+        from transformers import AutoConfig, AutoModel
+
+        super().__init__()
+        config = AutoConfig.for_model(**KNOWN[name]) if name in KNOWN else AutoConfig.from_pretrained(name)
+        self.model: Any = AutoModel.from_config(config)
+        self.language = int(self.model.config.hidden_size)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = ids.new_empty(*ids.shape, self.language, dtype=torch.float32)
+        return tokens, mean_of(tokens, mask)
+
+
+def _published(config: TextEncoderConfig) -> nn.Module:
+    try:
+        _register_cxr_bert()
+        if torch.get_default_device().type == "meta":
+            return Planned(config.model)
+        from sentence_transformers import SentenceTransformer
+
+        return Published(SentenceTransformer(config.model, device="cpu", trust_remote_code=False), config.tokens)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"core.text.model={config.model}: {reason}; expected a hub id or folder of a sentence-transformers or "
+            "Hugging Face text encoder, or nothing for the small one"
+        ) from error
+
+
+@cache
+def _register_cxr_bert() -> None:
+    """CXR-BERT is a BERT under a model type of its own, which transformers would ask its repository's code for."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
+
+    class CXRBertConfig(BertConfig):
+        model_type = "cxr-bert"
+
+    class CXRBertModel(BertModel):
+        config_class = CXRBertConfig
+
+    AutoConfig.register("cxr-bert", CXRBertConfig)
+    AutoModel.register(CXRBertConfig, CXRBertModel)
+    AutoTokenizer.register(CXRBertConfig, BertTokenizer)
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """ids (batch tokens), 0 behind each row's end, and where there are any (batch tokens)."""
+    width = max([1, *map(len, rows)])
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+    return ids, torch.tensor([[place < len(row) for place in range(width)] for row in rows])
+
+
+def mean_of(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Mean of what the mask keeps: (batch tokens width) to (batch width)."""
+    kept = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+    return kept.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)

@@ -1,0 +1,115 @@
+"""Key phrases for a data folder's studies: RadGraph's where a file has them, else by rule; refined where asked."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rrg.data.phrases import REFINE, key_phrases, parse_refined, read_annotations
+from rrg.data.study import METADATA, Study, StudyFolder
+from rrg.errors import DataError
+
+CACHE = ".phrases.refined.jsonl"
+Refiner = Callable[[Sequence[list[str]]], list[list[str]]]
+
+
+def attach_phrases(
+    folder: StudyFolder, *, annotations: Path | None = None, refine: Refiner | None = None, batch: int = 8
+) -> dict[str, int]:
+    """Write each study's key phrases into the folder's metadata.jsonl, which changes at once or not at all.
+
+    annotations: a RadGraph file whose keys are study ids. refine: from batches of phrases to better ones; what it has
+    done is kept in the folder until all is done, so that an interrupted refinement goes on.
+
+    Gives the counts: studies by source, and phrases. Raises DataError where no annotation has a study's id.
+    """
+    known = read_annotations(annotations) if annotations else {}
+    if annotations and not known.keys() & {study.id for study in folder.studies}:
+        some, ours = next(iter(known), "none"), folder.studies[0].id
+        raise DataError(f"{annotations}: its reports, such as {some!r}, are none of {folder.path}'s, such as {ours!r}")
+    phrases = {study.id: known.get(study.id, key_phrases(study.findings)) for study in folder.studies}
+    if refine is not None:
+        phrases |= _refined(folder, phrases, refine, batch)
+    studies = [study.model_copy(update={"phrases": phrases[study.id]}) for study in folder.studies]
+    _rewrite(folder.path, studies)
+    (folder.path / CACHE).unlink(missing_ok=True)
+    by_file = sum(study.id in known for study in studies)
+    counts = {"annotated": by_file, "by rule": len(studies) - by_file, "phrases": sum(map(len, phrases.values()))}
+    return counts | {"studies without a phrase": sum(not found for found in phrases.values())}
+
+
+def _refined(folder: StudyFolder, phrases: dict[str, list[str]], refine: Refiner, batch: int) -> dict[str, list[str]]:
+    """Refined phrases of the studies that training shows, by id."""
+    cache = folder.path / CACHE
+    done = {i: new for i, old, new in _cached(cache) if phrases.get(i) == old}
+    left = [s.id for s in folder.studies if s.split != "test" and phrases[s.id] and s.id not in done]
+    with cache.open("a", encoding="utf-8") as file:
+        for start in tqdm(range(0, len(left), batch), desc="refine", unit="batch", disable=None):
+            names = left[start : start + batch]
+            for name, new in zip(names, refine([phrases[name] for name in names]), strict=True):
+                done[name] = new
+                file.write(json.dumps([name, phrases[name], new]) + "\n")
+            file.flush()
+    return done
+
+
+def _cached(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            name, old, new = json.loads(line)
+        except ValueError:  # the line in which a refinement was interrupted
+            continue
+        yield name, old, new
+
+
+def _rewrite(path: Path, studies: Sequence[Study]) -> None:
+    partial = path / f".{METADATA}.{os.getpid()}"
+    try:
+        partial.write_text("".join(study.model_dump_json() + "\n" for study in studies), encoding="utf-8")
+        os.replace(partial, path / METADATA)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _answer(text: str) -> str:
+    """A completion up to where a small model goes on with an example of its own."""
+    return text.partition("\nFragments:")[0].partition("\n\n")[0]
+
+
+def host_refiner(name: str) -> Refiner:
+    """A refiner by any text host: a known name, a hub id or a local folder. Greedy, with our own prompt `REFINE`.
+
+    Raises UsageError for a host that is unknown or built at random.
+    """
+    import torch
+
+    from rrg.config import GenerationConfig, HostConfig
+    from rrg.errors import UsageError
+    from rrg.hosts.build import build_host
+    from rrg.hosts.names import host_preset
+
+    config = HostConfig(**host_preset(name)["host"])
+    if not config.source:
+        raise UsageError(f"host {name} is built at random and refines nothing; give a published one or a local folder")
+    host = build_host(config, None)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    host.to(device).eval()
+    tokenizer = host.tokenizer
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+    def refine(given: Sequence[list[str]]) -> list[list[str]]:
+        prompts = [REFINE.replace("{phrases}", "\n".join(f"- {phrase}" for phrase in phrases)) for phrases in given]
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False).to(device)
+        longest = max(len(tokenizer("\n".join(phrases)).input_ids) for phrases in given)
+        answers = host.generate(dict(inputs), GenerationConfig.model_validate({"max_new_tokens": 2 * longest + 16}))
+        shown = tokenizer.batch_decode(inputs["input_ids"], skip_special_tokens=True)
+        return [
+            parse_refined(_answer(text.removeprefix(prompt.strip())), phrases)
+            for text, prompt, phrases in zip(answers, shown, given, strict=True)
+        ]
+
+    return refine

@@ -1,0 +1,1 @@
+"""Operations with several implementations: one plain, the specification, and faster ones judged against it."""

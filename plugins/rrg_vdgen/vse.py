@@ -1,0 +1,58 @@
+"""VDGen's vision self-equilibration (section 3.2, eq. 3)."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rrg.axes import Axes
+from rrg.config import LossConfig
+from rrg.contrast import Temperature
+
+
+class VSEConfig(LossConfig):
+    self_pair: Literal["positive", "decoupled"] = Field(
+        "positive",
+        description="as printed, S_ii = -inf and eq. 3 takes log exp(S_ii), ill-posed. positive: S_ii is kept; "
+        "decoupled: it is left out of the denominator alone; not stated in the paper which is meant",
+    )
+    temperature: float = Field(0.07, gt=0, description="τ; not stated in the paper")
+    learnable: bool = Field(False, description="whether τ is learnt, as its logarithm; not stated in the paper")
+    normalize: bool = Field(False, description="S by cosines instead of inner products; the paper has inner products")
+    expansion: int = Field(2, ge=1, description="width of z over that of h; not stated in the paper")
+
+
+class VSE(nn.Module):
+    """L = -1/B Σ_i log(exp(S_ii) / Σ_j exp(S_ij)), S_ij = z_i · z_j / τ, z = W h + b, h the mean of LN(x) over patches.
+
+    A batch of one study has nothing to be told apart from: its loss is 0 by either reading.
+    """
+
+    order_invariant = True
+
+    def __init__(self, config: VSEConfig, axes: Axes) -> None:
+        super().__init__()
+        self.self_pair, self.normalize = config.self_pair, config.normalize
+        self.norm = nn.LayerNorm(axes.vision)
+        self.project = nn.Linear(axes.vision, config.expansion * axes.vision)
+        self.temperature = Temperature(config.temperature, config.learnable)
+
+    def forward(
+        self, patch_tokens: Float[Tensor, "batch patches vision"], patch_mask: Bool[Tensor, "batch patches"]
+    ) -> Float[Tensor, ""]:
+        kept = self.norm(patch_tokens.masked_fill(~patch_mask.unsqueeze(-1), 0.0))
+        kept = kept.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
+        z = self.project(kept.sum(dim=1) / patch_mask.sum(dim=1, keepdim=True).clamp(min=1)).float()
+        z = F.normalize(z, dim=-1) if self.normalize else z
+        return self.of(self.temperature(z @ z.T))
+
+    def of(self, similarity: Tensor) -> Tensor:
+        """Eq. 3 of S (batch batch)."""
+        itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+        among = similarity
+        if self.self_pair == "decoupled" and len(similarity) > 1:
+            among = similarity.masked_fill(itself, -torch.inf)
+        return (among.logsumexp(dim=1) - similarity.diagonal()).mean()

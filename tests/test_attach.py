@@ -1,0 +1,82 @@
+"""Key phrases in a data folder: by rule, from RadGraph, refined; whole or not at all."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from rrg.cli import main
+from rrg.data.attach import CACHE, attach_phrases, host_refiner
+from rrg.data.phrases import key_phrases
+from rrg.data.study import METADATA, StudyFolder
+from rrg.errors import DataError, UsageError
+from rrg.testing.data import noise_folder
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> StudyFolder:
+    return noise_folder(tmp_path / "data", {"train": 3, "val": 1, "test": 1})
+
+
+def annotation(tokens: str) -> dict[str, object]:
+    entity = {"tokens": tokens, "label": "OBS-DP", "start_ix": 0, "end_ix": 0, "relations": []}
+    return {"text": tokens, "entities": {"1": entity}}
+
+
+def test_by_rule_every_study_has_its_phrases(studies: StudyFolder) -> None:
+    counts = attach_phrases(studies)
+    again = StudyFolder.open(studies.path)
+    assert [s.phrases for s in again.studies] == [key_phrases(s.findings) for s in studies.studies]
+    assert counts["by rule"] == 5
+    assert counts["phrases"] == sum(len(s.phrases or ()) for s in again.studies) > 0
+    assert {path.name for path in studies.path.iterdir()} == {"images", "dataset.json", METADATA}
+
+
+def test_radgraph_counts_before_the_rules(studies: StudyFolder, tmp_path: Path) -> None:
+    (tmp_path / "radgraph.json").write_text(json.dumps({"train0": annotation("pacemaker")}))
+    counts = attach_phrases(studies, annotations=tmp_path / "radgraph.json")
+    assert counts["annotated"] == 1
+    assert StudyFolder.open(studies.path).studies[0].phrases == ["pacemaker"]
+
+
+def test_a_file_of_other_studies_changes_nothing(studies: StudyFolder, tmp_path: Path) -> None:
+    before = (studies.path / METADATA).read_bytes()
+    (tmp_path / "radgraph.json").write_text(json.dumps({"s50414267": annotation("pacemaker")}))
+    with pytest.raises(DataError, match=r"such as 's50414267', are none of .*such as 'train0'"):
+        attach_phrases(studies, annotations=tmp_path / "radgraph.json")
+    assert (studies.path / METADATA).read_bytes() == before
+
+
+def test_an_interrupted_refinement_goes_on_where_it_stopped(studies: StudyFolder) -> None:
+    asked: list[Sequence[list[str]]] = []
+
+    def refine(given: Sequence[list[str]], fail_at: int = 3) -> list[list[str]]:
+        asked.append(given)
+        if len(asked) == fail_at:
+            raise KeyboardInterrupt
+        return [[phrase.upper() for phrase in phrases] for phrases in given]
+
+    before = (studies.path / METADATA).read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        attach_phrases(studies, refine=refine, batch=1)
+    assert (studies.path / METADATA).read_bytes() == before
+    with (studies.path / CACHE).open("a") as file:
+        file.write('["train2", ["cut')
+    attach_phrases(studies, refine=refine, batch=1)
+    assert len(asked) == 3 + 2  # train and val are four studies, two were done
+    for study in StudyFolder.open(studies.path).studies:
+        plain = key_phrases(study.findings)
+        assert study.phrases == (plain if study.split == "test" else [phrase.upper() for phrase in plain])
+    assert not (studies.path / CACHE).exists()
+
+
+def test_a_language_model_refines(
+    studies: StudyFolder, language_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "phrases", str(studies.path), "--refine", str(language_model)]) == 0
+    said = capsys.readouterr().out
+    assert "train0: The heart is enlarged." in said
+    assert "0 annotated, 5 by rule" in said
+    with pytest.raises(UsageError, match="tiny is built at random"):
+        host_refiner("tiny")
