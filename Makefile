@@ -54,7 +54,7 @@ results: install  ## the table of methods over 5 seeds in docs/results.md: an ho
 	  --set generation.beams=1
 	$(BIN)/python docs/generate.py runs/methods/table.json
 
-docs-pages: install  ## write docs/hooks.md and docs/ablations.md anew from the code
+docs-pages: install  ## write docs/hooks.md, docs/ablations.md and docs/performance.md anew
 	$(BIN)/python docs/generate.py
 
 site: $(INSTALLED_DOCS)  ## docs/ as a site in site/, with search; a broken link fails

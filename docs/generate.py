@@ -1,5 +1,6 @@
 """Write docs/hooks.md from the hooks, the signal table and the bundled pieces, docs/ablations.md from the tables of
-registry.toml: `make docs-pages`. With a table.json of `rrg ablate`, write it into docs/results.md too: `make results`.
+registry.toml, docs/performance.md from benchmarks/results: `make docs-pages`. With a table.json of `rrg ablate`, write
+it into docs/results.md too: `make results`.
 """
 
 import ast
@@ -20,6 +21,21 @@ NOTE = "<!-- Written by `make docs-pages` from core/rrg/hookspecs.py, core/rrg/s
 PAGE = Path(__file__).parent / "hooks.md"
 ABLATIONS = Path(__file__).parent / "ablations.md"
 RESULTS = Path(__file__).parent / "results.md"
+PERFORMANCE = Path(__file__).parent / "performance.md"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+PERFORMANCE_HEAD = """\
+<!-- Written by `make docs-pages` from benchmarks/results. -->
+
+# Performance
+
+```
+rrg bench gated-fusion --quick
+```
+
+runs a case's tests, then every way to do the same work, interleaved in one run. Read the ratios: times drift with the
+machine and with what else runs on it. The floor is what the work cannot do without, such as the bare matrix product;
+the reference is the plainest way. Without `--quick` the sizes below are measured and kept.
+"""
 ABLATIONS_HEAD = """\
 <!-- Written by `make docs-pages` from the tables of registry.toml. -->
 
@@ -103,6 +119,7 @@ def signal_table() -> str:
         givers = {"data": "the study", "host": "the host"}
         giver = givers[signal.source] if signal.source else "one piece" if signal.single else "pieces"
         default = f", else `{signal.default}`" if signal.default else ""
+        default += ", in training alone" if signal.training else ""
         rows.append(f"| `{name}` | {signal.dtype} | {signal.axes} | {signal.meaning} | {giver}{default} |")
     return "\n".join(rows)
 
@@ -121,6 +138,18 @@ def ablations_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def performance_page() -> str:
+    """Every result kept below benchmarks/results, by machine and case."""
+    sys.path.insert(0, str(BENCHMARKS))
+    table = import_module("runner").table
+    parts = [PERFORMANCE_HEAD.rstrip()]
+    for folder in sorted(path for path in (BENCHMARKS / "results").glob("*") if path.is_dir()):
+        parts.append(f"## {folder.name}")
+        for path in sorted(folder.glob("*.json")):
+            parts += [f"### {path.stem}", table(json.loads(path.read_text(encoding="utf-8")))]
+    return "\n\n".join(parts) + "\n"
+
+
 def results_page(table: Path) -> str:
     """docs/results.md with a table.json between the marks that bear its name."""
     found = json.loads(table.read_text(encoding="utf-8"))
@@ -136,3 +165,4 @@ if __name__ == "__main__":
         RESULTS.write_text(results_page(Path(sys.argv[1])), encoding="utf-8")
     PAGE.write_text(hooks_page(), encoding="utf-8")
     ABLATIONS.write_text(ablations_page(), encoding="utf-8")
+    PERFORMANCE.write_text(performance_page(), encoding="utf-8")

@@ -112,6 +112,8 @@ def test_the_order_of_stages_is_settable_and_a_recipe_keeps_it() -> None:
     assert again.stages == order
     shorter = compose(start=recipe, drop=["s2d-align.pag-3"])
     assert shorter.stages == ["s2d-align.pag-1", "s2d-align.pag-2"]
+    bare = compose(start=compose("lead+dmsr"), drop=["dast.dmsr"])
+    assert bare.stages == ["lead.train"]
     longer = compose(start=shorter, stages=order)
     assert longer.stages == order
     assert compose("lead", stages=["core.pretrain", "lead.train"]).stages == ["core.pretrain", "lead.train"]

@@ -20,7 +20,7 @@ def listed(capsys: pytest.CaptureFixture[str]) -> dict[str, dict]:
     """What `rrg plugins --json` says, by plugin; ours must be there and whole each time."""
     assert main(["plugins", "--json"]) == 0
     rows = {row["plugin"]: row for row in json.loads(capsys.readouterr().out)}
-    ours = [rows["core"], rows["lead"], rows["dast"]]
+    ours = [rows[name] for name in ("core", "lead", "s2d-align", "vdgen", "dast")]
     assert all(row["pieces"] and row["problem"] is None for row in ours)
     assert all(p["problem"] is None for row in ours for p in row["pieces"])
     return rows

@@ -1,4 +1,4 @@
-"""The selective scan: the loop against the equations by hand, the chunked backend against the loop."""
+"""The selective scan: the loop against the equations by hand, the other backends against the loop."""
 
 from typing import Any
 
@@ -6,40 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from rrg.errors import UsageError
-from rrg.ops.selective_scan import chunked, selective_scan
-
-Inputs = dict[str, Tensor]
-
-
-def drawn(
-    batch: int = 2, width: int = 3, length: int = 7, states: int = 2, groups: int = 2, seed: int = 0, **kind: Any
-) -> Inputs:
-    """Leaf tensors that want a gradient. `width`: channels of a group."""
-    generator = torch.Generator().manual_seed(seed)
-    channels, kind = width * groups, {"dtype": torch.float64, **kind}
-    long, grouped = (batch, channels, length), (batch, groups, states, length)
-    shapes = {"u": long, "delta": long, "A": (channels, states), "B": grouped, "C": grouped, "D": (channels,)}
-    shapes |= {"z": long, "delta_bias": (channels,)}
-    tensors = {name: torch.randn(shape, generator=generator, dtype=kind["dtype"]) for name, shape in shapes.items()}
-    tensors["A"] = -tensors["A"].exp()
-    return {name: tensor.requires_grad_() for name, tensor in tensors.items()}
-
-
-def results(inputs: Inputs, backend: str, upstream: Tensor | None = None, **options: Any) -> Inputs:
-    """`y` and the gradient of every input, by name."""
-    y = selective_scan(**inputs, backend=backend, **options)  # type: ignore[arg-type]
-    upstream = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape) if upstream is None else upstream
-    return {"y": y.detach()} | dict(
-        zip(inputs, torch.autograd.grad((y * upstream).sum(), list(inputs.values())), strict=True)
-    )
-
-
-def assert_same(found: Inputs, expected: Inputs, **tolerance: float) -> None:
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+from rrg.ops.selective_scan import choice, chunked, cpu, selective_scan
+from scans import assert_same, drawn, results
 
 
 def test_one_step_by_hand() -> None:
@@ -99,25 +69,35 @@ def test_chunked_is_the_loop(
     assert_same(found, results(inputs, "naive", softplus=softplus), rtol=1e-9, atol=1e-9)
 
 
-def test_auto_is_one_of_the_backends() -> None:
+@pytest.mark.parametrize(("available", "expected"), [(True, "cpu"), (False, "chunked")])
+def test_auto_takes_the_compiled_backend_where_numba_is_installed(
+    available: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "AVAILABLE", available)
     inputs = drawn()
-    assert torch.equal(selective_scan(**inputs), selective_scan(**inputs, backend="chunked"))
+    assert choice(inputs["u"]) == expected
+    assert torch.equal(selective_scan(**inputs), selective_scan(**inputs, backend=expected))  # type: ignore[arg-type]
+
+
+def test_auto_takes_plain_pytorch_on_the_meta_device() -> None:
+    assert choice(torch.empty(1, 1, 1, device="meta")) == "chunked"
 
 
 # A step of 1e4 forgets everything, one of exp(-200) keeps everything; at A = 0 the state is a plain sum.
+@pytest.mark.parametrize("backend", ["chunked", "cpu"])
 @pytest.mark.parametrize("delta", [1e4, 80.0, 1e-6, -200.0, -1e4])
 @pytest.mark.parametrize("decay", [0.0, -1e-8, -1.0, -1e3])
-def test_extreme_steps_are_as_in_the_loop_and_finite(delta: float, decay: float) -> None:
+def test_extreme_steps_are_as_in_the_loop_and_finite(delta: float, decay: float, backend: str) -> None:
     inputs = drawn(length=65, dtype=torch.float32)
     inputs["delta"] = (inputs["delta"].detach() + delta).requires_grad_()
     inputs["A"] = (0.1 * inputs["A"].detach().clamp(-1) * abs(decay) + decay).requires_grad_()
-    found, expected = results(inputs, "chunked"), results(inputs, "naive")
+    found, expected = results(inputs, backend), results(inputs, "naive")
     assert all(value.isfinite().all() for value in found.values())
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5 * (1 + value.abs().max().item()))
 
 
-@pytest.mark.parametrize("backend", ["naive", "chunked"])
+@pytest.mark.parametrize("backend", ["naive", "chunked", "cpu"])
 def test_the_state_of_bfloat16_inputs_is_float32(backend: str) -> None:
     inputs = {name: tensor.detach().bfloat16() for name, tensor in drawn(length=65).items()}
     y = selective_scan(**inputs, backend=backend)  # type: ignore[arg-type]
@@ -126,22 +106,25 @@ def test_the_state_of_bfloat16_inputs_is_float32(backend: str) -> None:
     torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=1e-4)  # rounded once, at the end
 
 
-def test_the_gradients_of_bfloat16_inputs_are_bfloat16() -> None:
-    inputs = {name: tensor.detach().bfloat16().requires_grad_() for name, tensor in drawn(length=9).items()}
-    found, expected = results(inputs, "chunked"), results(inputs, "naive")
-    assert all(value.dtype == torch.bfloat16 for value in found.values())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backend", ["chunked", "cpu"])
+def test_gradients_have_the_dtype_of_their_input(backend: str, dtype: torch.dtype) -> None:
+    inputs = {name: tensor.detach().to(dtype).requires_grad_() for name, tensor in drawn(length=9).items()}
+    found, expected = results(inputs, backend), results(inputs, "naive")
+    assert all(value.dtype == dtype for value in found.values())
     assert_same(found, expected, rtol=2e-2, atol=2e-2)
 
 
-def test_autocast_changes_nothing() -> None:
+@pytest.mark.parametrize("backend", ["chunked", "cpu"])
+def test_autocast_changes_nothing(backend: str) -> None:
     inputs = drawn(length=17, dtype=torch.float32)
-    expected = selective_scan(**inputs)
+    expected = results(inputs, backend)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(selective_scan(**inputs), expected)
+        assert_same(results(inputs, backend), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("held", [2**24, 50])
-@pytest.mark.parametrize("backend", ["naive", "chunked"])
+@pytest.mark.parametrize("backend", ["naive", "chunked", "cpu"])
 def test_on_the_meta_device(backend: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "HELD", held)
     inputs = {name: tensor.detach().to("meta").requires_grad_() for name, tensor in drawn(length=17).items()}
@@ -159,14 +142,17 @@ def test_a_long_sequence_keeps_no_states_for_the_backward_pass(monkeypatch: pyte
         monkeypatch.setattr(chunked, "HELD", held)
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
-            selective_scan(**inputs)
+            selective_scan(**inputs, backend="chunked")
         kept.append(max(sizes))
     assert kept[0] == inputs["u"].numel() * 16
     assert kept[1] <= inputs["B"].numel()
 
 
-def test_an_empty_batch_gives_an_empty_result() -> None:
-    assert selective_scan(**drawn(batch=0)).shape == (0, 6, 7)
+@pytest.mark.parametrize("backend", ["chunked", "cpu"])
+def test_an_empty_batch_gives_an_empty_result(backend: str) -> None:
+    found = results(drawn(batch=0), backend)
+    assert found["y"].shape == (0, 6, 7)
+    assert not found["A"].any()
 
 
 @pytest.mark.parametrize(
@@ -201,5 +187,5 @@ def test_groups_that_do_not_divide_the_channels() -> None:
 
 
 def test_an_unknown_backend() -> None:
-    with pytest.raises(UsageError, match="backend='cuda'; expected auto or one of naive, chunked"):
+    with pytest.raises(UsageError, match="backend='cuda'; expected auto or one of naive, chunked, cpu"):
         selective_scan(**drawn(), backend="cuda")  # type: ignore[arg-type]

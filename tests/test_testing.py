@@ -112,7 +112,7 @@ def test_the_copies_without_a_bug_pass(module: object, install: Install, capsys:
     assert (code, len(out)) == (0, 1), out
 
 
-@pytest.mark.parametrize("plugin", ["core", "lead", "dast"])
+@pytest.mark.parametrize("plugin", ["core", "lead", "s2d-align", "vdgen", "dast"])
 def test_our_own_plugins_pass(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out = lines([plugin, "--examples", "4"], capsys)
     assert (code, len(out)) == (0, len(select([plugin]))), out

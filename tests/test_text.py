@@ -129,7 +129,7 @@ def test_cxr_bert_is_read_as_the_bert_that_it_is_and_runs_no_code_of_its_folder(
 
 @pytest.mark.parametrize("model", ["nobody/nothing", "/no/such/folder"])
 def test_a_model_that_is_not_there_is_one_clear_error(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=f"core.text.model={model}.*expected a hub id or folder"):
         encoder(model=model)
 

@@ -30,6 +30,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 HOST_GIVES = {"text": (), "qwen3-vl": ("patch_tokens", "patch_mask", "visual_embeds")}
 # Encoders and connectors run in the order of their wires; the rest follows, stages last.
+ADDED = ("core.train", "core.exemplars")  # stages that come by themselves where they are needed
 RANK = {"encoder": 0, "connector": 0, "injector": 1, "loss": 2, "retriever": 3, "stage": 4}
 PACKAGES = ("torch", "transformers", "peft", "timm")
 
@@ -64,8 +65,7 @@ def compose(
     if expression is None and start is None:
         raise UsageError("nothing to compose: give an expression such as lead+dmsr, or --from recipe.toml")
     earlier_drop = start.drop if start is not None and expression is None else []
-    if start is not None and expression is None and stages is None:
-        stages = [name for name in start.stages if name not in set(drop)]
+    earlier_stages = start.stages if start is not None and expression is None else []
     if expression is None and start is not None:
         expression = start.expression
     assert expression is not None
@@ -77,7 +77,7 @@ def compose(
         composer.choose(terms)
         composer.problems += unknown_host
         composer.connect(preset["host"]["kind"], start.wire if start else {}, wire or {})
-        composer.add_stages(start, settings or {}, stages)
+        composer.add_stages(start, settings or {}, stages, earlier_stages)
         composer.check_drops(set(drop))
         return composer
 
@@ -227,9 +227,13 @@ class _Composer:
         options = " or by ".join([*back, f"--drop {reader}"])
         return f"{reader} reads {signal}, and no piece of this composition gives it; settle it by {options}"
 
-    def add_stages(self, start: Recipe | None, given: Mapping[str, Any], asked: Sequence[str] | None) -> None:
+    def add_stages(
+        self, start: Recipe | None, given: Mapping[str, Any], asked: Sequence[str] | None, earlier: Sequence[str]
+    ) -> None:
         """The stages asked for; else the methods' own, with core's where they bring none, or none that shows the
         retriever's exemplars, in their default order.
+
+        earlier: stages of the recipe that is changed: those that were asked for stay, and so does their order.
         """
 
         def says(name: str, field: str) -> Any:
@@ -240,11 +244,13 @@ class _Composer:
         if asked is not None:
             order = self._asked_stages(asked)
         else:
+            self._add(n for n in earlier if n in self.plugins.pieces and n not in ADDED)
             if not self.stages:
                 self._add(["core.train"])
             if self._of_kind("retriever") and not any(says(name, "exemplars") for name in self.stages):
                 self._add(["core.exemplars"])
-            order = self.default_order(says)
+            place = {name: number for number, name in enumerate(earlier)}
+            order = sorted(self.default_order(says), key=lambda name: place.get(name, len(place)))
         if not self.stages and not self.failed:
             self.problems.append("no stage is left to train; drop one stage less")
         self.chosen = {n: p for n, p in self.chosen.items() if n not in order} | {n: self.chosen[n] for n in order}

@@ -20,7 +20,6 @@ from urllib.parse import unquote, urlsplit
 OPTIONAL = {
     "mamba-ssm": "selective scans on CUDA",
     "triton": "GPU kernels, and torch.compile on GPUs",
-    "sentence-transformers": "its text encoders",
 }
 GIB = 1 << 30
 SHOWN = 3

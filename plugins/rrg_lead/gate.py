@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rrg.axes import Axes
 from rrg.config import InjectorConfig
+from rrg.ops.gated_fusion import gated_fusion
 
 
 class GateConfig(InjectorConfig):
@@ -70,8 +71,7 @@ class Gate(nn.Module):
         layer_embedding: Float[Tensor, "batch host"],
         expert_half: Float[Tensor, "batch host"],
     ) -> Float[Tensor, "batch text host"]:
-        embedding = layer_embedding.unsqueeze(1).to(hidden.dtype)
         if self.fusion == "add":
-            return hidden + embedding
-        gate = torch.sigmoid(self.gate_up(self.gate_hidden(hidden)) + expert_half.unsqueeze(1))
-        return torch.lerp(hidden, embedding, gate.to(hidden.dtype))
+            return hidden + layer_embedding.unsqueeze(1).to(hidden.dtype)
+        up = self.gate_up.weight if isinstance(self.gate_up, nn.Linear) else None
+        return gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, up)

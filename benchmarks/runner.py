@@ -1,0 +1,151 @@
+"""Run benchmark cases: their tests first, then every row interleaved in one run; ratios, never times alone.
+
+`rrg bench` starts it. A case's rows do the same work in different ways. Each is run in turn, again and again, so that
+what disturbs the machine disturbs all; the figures are each row's minimum and median, and its ratio to the reference,
+to the best peer and to the floor, which is what the work cannot do without.
+"""
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rrg.training import _commit as commit
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One block: what is measured, at which size, and the ways to do it. floor, reference: names of rows.
+
+    kept: bytes that each row keeps for its backward pass, where it has one.
+    """
+
+    what: str
+    rows: dict[str, Callable[[], object]]
+    floor: str
+    reference: str
+    kept: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """tests: files that must pass before anything is measured. blocks: makes each block; quick: the smallest alone."""
+
+    name: str
+    help: str
+    tests: tuple[str, ...]
+    blocks: Callable[[str, bool], Iterator[Measurement]]
+
+
+def run(case: Case, *, device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Measure a case; None, with nothing measured, where its tests fail."""
+    tests = [str(HERE.parent / "tests" / name) for name in case.tests]
+    say(f"{case.name}: tests of {', '.join(case.tests)}")
+    if subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *tests], stdout=sys.stderr, check=False).returncode:
+        return None
+    blocks = []
+    for block in case.blocks(device, quick):
+        say(f"{case.name}: {block.what}")
+        blocks.append(measured(block, device, seconds=0.5 if quick else 4.0))
+    return {"case": case.name, "help": case.help, "quick": quick, "machine": machine(device), "blocks": blocks}
+
+
+def measured(block: Measurement, device: str, seconds: float) -> dict[str, Any]:
+    """Interleave the rows until `seconds` a row are spent, three times at least."""
+    times: dict[str, list[float]] = {name: [] for name in block.rows}
+    spent, rounds = 0.0, 0
+    while rounds < 4 or (spent < seconds * len(block.rows) and rounds < 200):
+        for name, call in block.rows.items():
+            started = time.perf_counter()
+            call()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if rounds:  # the first warms up
+                times[name].append(time.perf_counter() - started)
+                spent += times[name][-1]
+        rounds += 1
+    best = {name: min(found) for name, found in times.items()}
+    rows = {
+        name: {
+            "seconds": best[name],
+            "median": statistics.median(found),
+            "over the floor": best[name] / best[block.floor],
+            "times the reference": best[block.reference] / best[name],
+            **({"kept bytes": block.kept[name]} if name in block.kept else {}),
+        }
+        for name, found in times.items()
+    }
+    return {"what": block.what, "floor": block.floor, "reference": block.reference, "rounds": rounds - 1, "rows": rows}
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    flags = next((line.split() for line in _cpuinfo() if line.startswith("flags")), [])
+    vector = next((name for name in ("avx512f", "avx2", "neon") if name in flags), "none")
+    found = {"cpu": cpu, "vector": vector, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    if device == "cuda":
+        found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return {**found, "python": platform.python_version(), "commit": commit()}
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def kept_bytes(call: Callable[[], Any]) -> int:
+    """Bytes of the tensors that a call saves for its backward pass, its parameters and inputs apart."""
+    seen: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_leaf:
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = call()
+    total = sum(seen.values())
+    del result
+    return total
+
+
+def save(result: dict[str, Any]) -> Path:
+    """Write a result to benchmarks/results/MACHINE/CASE.json."""
+    name = result["machine"].get("gpu") or f"{result['machine']['cpu']} {result['machine']['threads']} threads"
+    folder = RESULTS / "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result['case']}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: one line a row."""
+    found = result["machine"]
+    head = ", ".join(f"{key} {value}" for key, value in found.items() if value is not None)
+    lines = [f"{result['help']} ({head})", ""]
+    kept = any("kept bytes" in row for block in result["blocks"] for row in block["rows"].values())
+    lines.append(f"| | row | ms | over the floor | times the reference |{' kept for backward |' if kept else ''}")
+    lines.append(f"|---|---|---|---|---|{'---|' if kept else ''}")
+    for block in result["blocks"]:
+        for name, row in block["rows"].items():
+            marks = [mark for mark in ("floor", "reference") if block[mark] == name]
+            title = f"{name} ({', '.join(marks)})" if marks else name
+            cells = [block["what"], title, f"{row['seconds'] * 1e3:.3g}", f"{row['over the floor']:.2f}"]
+            cells.append(f"{row['times the reference']:.2f}")
+            if kept:
+                cells.append(f"{row['kept bytes'] / 2**20:.1f} MiB" if "kept bytes" in row else "")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""The gated fusion's one autograd function against the equations as printed: outputs and every gradient."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rrg.ops.gated_fusion import gated_fusion, naive
+
+NAMES = ("hidden", "expert", "of_hidden", "of_expert", "bias")
+
+
+def drawn(batch: int, text: int, host: int, seed: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((batch, text, host), (batch, host), (host, host), (host, host), (host,))
+    return {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for name, shape in zip(NAMES, shapes, strict=True)
+    }
+
+
+def printed(t: dict[str, Tensor]) -> Tensor:
+    return naive.gated_fusion(t["hidden"], t["expert"], torch.cat([t["of_hidden"], t["of_expert"]], dim=1), t["bias"])
+
+
+def fused(t: dict[str, Tensor]) -> Tensor:
+    half = t["expert"] @ t["of_expert"].T + t["bias"]
+    return gated_fusion(t["hidden"], t["expert"], half, t["of_hidden"])
+
+
+def gradients(result: Tensor, t: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    upstream = torch.randn(result.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return dict(zip(t, torch.autograd.grad(result, list(t.values()), upstream.to(result.dtype)), strict=True))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3), st.sampled_from([1, 2, 63, 65]), st.sampled_from([1, 2, 17, 64]), st.integers(0, 999))
+def test_outputs_and_every_gradient_are_those_of_the_equations(batch: int, text: int, host: int, seed: int) -> None:
+    t = drawn(batch, text, host, seed)
+    expected, found = printed(t), fused(t)
+    torch.testing.assert_close(found, expected)
+    ours = gradients(found, t, seed)
+    for name, gradient in gradients(expected, t, seed).items():
+        torch.testing.assert_close(ours[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
+def test_other_dtypes_stay_near_float64(dtype: torch.dtype, tolerance: float) -> None:
+    exact = drawn(2, 65, 32, 0)
+    t = {
+        name: (value.detach() * (0.1 if value.ndim == 2 else 1)).to(dtype).requires_grad_()
+        for name, value in exact.items()
+    }
+    exact = {name: value.detach().double().requires_grad_() for name, value in t.items()}
+    found, expected = fused(t), printed(exact)
+    assert found.dtype == dtype
+    torch.testing.assert_close(
+        found.double(), expected, rtol=tolerance, atol=tolerance * float(expected.detach().abs().max())
+    )
+    theirs = gradients(expected, exact, 0)
+    for name, gradient in gradients(found, t, 0).items():
+        assert gradient.dtype == dtype
+        bound = tolerance * float(theirs[name].abs().max())
+        torch.testing.assert_close(gradient.double(), theirs[name], rtol=tolerance, atol=2 * bound, msg=name)
+
+
+def test_a_low_rank_weight_is_the_product_of_its_halves() -> None:
+    t = drawn(2, 5, 8, 0)
+    down, up = (torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in ((3, 8), (8, 3)))
+    half = t["expert"] @ t["of_expert"].T + t["bias"]
+    whole = gated_fusion(t["hidden"], t["expert"], half, up @ down)
+    split = gated_fusion(t["hidden"], t["expert"], half, down, up)
+    torch.testing.assert_close(split, whole)
+    leaves = [t["hidden"], t["expert"], t["of_expert"], down, up]
+    upstream = torch.randn_like(whole)
+    for one, other in zip(
+        torch.autograd.grad(whole, leaves, upstream, retain_graph=True),
+        torch.autograd.grad(split, leaves, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_it_keeps_one_hidden_state_for_backward_where_the_equations_keep_four() -> None:
+    def kept(run: object, t: dict[str, Tensor]) -> float:
+        seen: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            result = run(t)  # type: ignore[operator]
+        own = {value.untyped_storage().data_ptr() for value in t.values()}
+        size = t["hidden"].untyped_storage().nbytes()
+        total = sum(n for pointer, n in seen.items() if pointer not in own and n >= size)
+        del result
+        return total / size
+
+    t = drawn(2, 64, 16, 0, torch.float32)
+    assert kept(fused, t) == 1.0
+    assert kept(printed, t) >= 4.0
+
+
+def test_a_closed_gate_is_the_identity_bit_for_bit() -> None:
+    t = drawn(2, 7, 16, 0, torch.float32)
+    shut = torch.full((2, 16), -torch.inf)
+    assert torch.equal(gated_fusion(t["hidden"], t["expert"], shut, t["of_hidden"]), t["hidden"])
+
+
+def test_under_autocast_the_product_is_bfloat16_and_the_result_is_not() -> None:
+    t = drawn(2, 33, 16, 0, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = fused(t)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, printed(t), rtol=0.05, atol=0.05)
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients(found, t, 0).values())
+
+
+# dynamo itself makes an instance of every autograd function that it traces
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_it_compiles_whole_and_gives_the_same() -> None:
+    t = drawn(2, 9, 16, 0, torch.float32)
+    compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(t), fused(t))
+    ours, theirs = gradients(compiled(t), t, 0), gradients(fused(t), t, 0)
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, msg=name)
+
+
+def test_a_frozen_weight_gets_no_gradient_and_costs_none() -> None:
+    t = drawn(2, 5, 8, 0)
+    t["of_hidden"].requires_grad_(False)
+    fused(t).sum().backward()
+    assert t["of_hidden"].grad is None
+    assert t["hidden"].grad is not None

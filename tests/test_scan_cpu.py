@@ -1,0 +1,215 @@
+"""The compiled CPU backend of the selective scan, judged against the loop in float64. All its memory starts as NaN."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from rrg.errors import UsageError
+from rrg.ops.selective_scan import cpu, selective_scan
+from scans import Inputs, assert_same, drawn, results
+
+pytest.importorskip("numba")
+
+
+@pytest.fixture(autouse=True)
+def memory_of_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_empty", lambda *shape, dtype: torch.full(shape, torch.nan, dtype=dtype))
+
+
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(cpu, "GRAIN", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def assert_exact(inputs: Inputs, rtol: float = 1e-5, **options: Any) -> None:
+    """`rtol` is of the largest element, or of 1, the size of the inputs: a sum over time or channels may cancel."""
+    found = results(inputs, "cpu", **options)
+    exact = {name: tensor.detach().double().requires_grad_() for name, tensor in inputs.items()}
+    for name, value in results(exact, "naive", **options).items():
+        error, largest = (found[name].double() - value).abs().max(), value.abs().max()
+        assert error <= rtol * max(largest, 1), f"{name}: off by {error}; its largest element is {largest}"
+
+
+@pytest.mark.parametrize("states", [1, 4, 16])
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 1000])
+def test_the_result_and_every_gradient_are_those_of_the_loop(length: int, states: int) -> None:
+    size = {"batch": 1, "width": 5, "groups": 1} if length > 65 else {"batch": 2, "width": 19, "groups": 3}
+    assert_exact(drawn(length=length, states=states, dtype=torch.float32, **size))
+    assert_exact(drawn(length=length, states=states, **size), rtol=1e-12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batch=st.integers(1, 3), width=st.sampled_from([1, 2, 16, 33]), length=st.sampled_from([1, 2, 3, 17, 64, 130]),
+    states=st.sampled_from([1, 2, 5, 64]), groups=st.integers(1, 4), seed=st.integers(0, 99),
+    without=st.sets(st.sampled_from(["D", "z", "delta_bias"])), softplus=st.booleans(),
+    memory=st.sampled_from(["channels last", "time last", "strided"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)  # fmt: skip
+def test_every_option_and_layout_is_the_loop(
+    batch: int, width: int, length: int, states: int, groups: int, seed: int,
+    without: set[str], softplus: bool, memory: str, dtype: torch.dtype,
+) -> None:  # fmt: skip
+    inputs = drawn(batch, width, length, states if length < 130 else 1, groups, seed, dtype=dtype)
+    inputs = {name: tensor.detach() for name, tensor in inputs.items() if name not in without}
+    if not softplus:  # a step is not negative
+        inputs |= {name: inputs[name].abs() for name in inputs.keys() & {"delta", "delta_bias"}}
+    if memory == "channels last":
+        inputs |= {n: inputs[n].mT.contiguous().mT for n in inputs.keys() & {"u", "delta", "z", "B", "C"}}
+    if memory == "strided":
+        inputs = {name: torch.stack([tensor, tensor], dim=-1)[..., 0] for name, tensor in inputs.items()}
+    inputs = {name: tensor.requires_grad_() for name, tensor in inputs.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "WIDTH", 16)
+        assert_exact(inputs, rtol=1e-5 if dtype == torch.float32 else 1e-12, softplus=softplus)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_floats_are_computed_in_float32_and_rounded_once(dtype: torch.dtype) -> None:
+    inputs = {name: tensor.detach().to(dtype).requires_grad_() for name, tensor in drawn(length=130).items()}
+    assert_exact(inputs, rtol=torch.finfo(dtype).eps)
+
+
+def test_an_expanded_gradient_is_read_rightly() -> None:
+    inputs = drawn(length=9)
+    ones = torch.ones((), dtype=torch.float64).expand(inputs["u"].shape)
+    assert_same(results(inputs, "cpu", ones), results(inputs, "naive", ones), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["u", "delta", "A", "B", "C", "z"])
+def test_not_a_number_stays_one(name: str) -> None:
+    inputs = {key: tensor.detach() for key, tensor in drawn(length=9, dtype=torch.float32).items()}
+    inputs[name] = torch.full_like(inputs[name], torch.nan)
+    assert selective_scan(**inputs, backend="cpu").isnan().all()
+
+
+@pytest.mark.parametrize("limit", [87.0, 20.0, 1e-3])
+def test_exponential_and_softplus_in_float32(limit: float) -> None:
+    x = torch.linspace(-limit, limit, 10_007)
+    pulse, ones = torch.tensor([1.0, 0.0]).expand(len(x), 1, 2), torch.ones(len(x), 1, 1, 2)
+    steps = torch.stack([torch.ones_like(x), x], dim=-1).unsqueeze(1)
+    after = selective_scan(pulse, steps, torch.ones(1, 1), ones, ones, softplus=False, backend="cpu")
+    torch.testing.assert_close(after[:, 0, 1], x.double().exp().float(), rtol=4e-7, atol=0)
+    first = selective_scan(
+        pulse[..., :1], x.view(-1, 1, 1), torch.ones(1, 1), ones[..., :1], ones[..., :1], backend="cpu"
+    )
+    torch.testing.assert_close(first[:, 0, 0], F.softplus(x.double()).float(), rtol=4e-7, atol=0)
+
+
+@pytest.mark.parametrize("states", [1, 4])
+@pytest.mark.parametrize("given", [{"D", "z", "delta_bias"}, set()])
+def test_torch_accepts_the_op(states: int, given: set[str]) -> None:
+    inputs = drawn(length=65, states=states, dtype=torch.float32)
+    optional = [inputs[name] if name in given else None for name in ("D", "z", "delta_bias")]
+    arguments = *(inputs[name] for name in ("u", "delta", "A", "B", "C")), *optional, True
+    assert set(torch.library.opcheck(torch.ops.rrg.selective_scan_cpu, arguments).values()) == {"SUCCESS"}
+    with torch.no_grad():
+        y, starts = torch.ops.rrg.selective_scan_cpu(*arguments)
+    backward = y, *(each if each is None else each.detach() for each in arguments[:-1]), starts, True
+    checks = torch.library.opcheck(torch.ops.rrg.selective_scan_cpu_backward, backward)
+    assert set(checks.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_it_compiles_whole_and_gives_the_same(dynamic: bool) -> None:
+    inputs = drawn(length=65, dtype=torch.float32)
+    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    y = compiled(**inputs)
+    y.sum().backward()
+    expected = results(inputs, "cpu", torch.ones_like(y))
+    assert torch.equal(y, expected["y"])
+    assert all(torch.equal(tensor.grad, expected[name]) for name, tensor in inputs.items())
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_change_no_bit() -> None:
+    inputs = drawn(batch=3, width=200, length=130, states=3, dtype=torch.float32)
+    two = results(inputs, "cpu")
+    torch.set_num_threads(1)
+    assert_same(results(inputs, "cpu"), two, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_two_python_threads_at_once() -> None:
+    inputs = [drawn(width=20, length=130, seed=seed, dtype=torch.float32) for seed in range(2)]
+    expected = [results(each, "cpu") for each in inputs]
+    start = threading.Barrier(2)
+
+    def many(each: Inputs) -> list[Inputs]:
+        torch.set_num_threads(2)
+        start.wait(30)
+        return [results(each, "cpu") for _ in range(20)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for found, right in zip(pool.map(many, inputs), expected, strict=True):
+            for each in found:
+                assert_same(each, right, rtol=0, atol=0)
+
+
+class Scanned(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        torch.set_num_threads(2)
+        cpu._pool().submit(int).result(timeout=30)  # the parent's threads are not here to answer
+        return results(drawn(width=20, seed=index), "cpu")["u"]
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_worker_scans_after_its_parent_has() -> None:
+    expected = [results(drawn(width=20, seed=seed), "cpu")["u"] for seed in range(4)]
+    found = list(DataLoader(Scanned(), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60))
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def run(code: str, **environment: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=os.environ | environment, check=True, capture_output=True, text=True).stdout
+
+
+def test_numba_waits_for_the_first_call() -> None:
+    assert run("import sys, rrg, rrg.ops.selective_scan; print('numba' in sys.modules)") == "False\n"
+
+
+def test_kernels_are_compiled_where_no_cache_folder_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.core.caching import CacheImpl
+
+    from rrg.ops.selective_scan import kernels
+
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    assert kernels.compiled()(lambda x: x + 1)(1) == 2
+
+
+def test_without_numba_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "AVAILABLE", False)
+    with pytest.raises(UsageError, match=r"backend='cpu' needs numba: pip install numba"):
+        selective_scan(**drawn(), backend="cpu")
+
+
+def test_the_forward_pass_keeps_one_state_in_64() -> None:
+    inputs = drawn(width=20, length=640, states=4)
+    sizes: list[int] = []
+    keep: Callable[[Tensor], Tensor] = lambda tensor: sizes.append(tensor.numel()) or tensor  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        selective_scan(**inputs, backend="cpu")
+    assert max(sizes) <= inputs["u"].numel()
+    assert np.prod(inputs["u"].shape) * 4 // 64 in sizes
