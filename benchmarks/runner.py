@@ -52,7 +52,10 @@ def run(case: Case, *, device: str, quick: bool, say: Callable[[str], None]) -> 
     """Measure a case; None, with nothing measured, where its tests fail."""
     tests = [str(HERE.parent / "tests" / name) for name in case.tests]
     say(f"{case.name}: tests of {', '.join(case.tests)}")
-    if subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *tests], stdout=sys.stderr, check=False).returncode:
+    words = [sys.executable, "-m", "pytest", "-q", "-x", *tests]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        say(done.stdout)
         return None
     blocks = []
     for block in case.blocks(device, quick):

@@ -18,6 +18,7 @@ from rrg.errors import UsageError
 from rrg.evaluate.meteor import MeteorUnavailable
 from rrg.plan import plan
 from rrg.recipe import Recipe
+from rrg.testing.data import noise_folder
 
 DOCS = Path(__file__).parent.parent / "docs"
 ROWS = [(name, row) for name, table in tables().items() for row in table.rows]
@@ -66,12 +67,15 @@ def test_rows_are_planned_on_the_papers_hosts(row: str, host: str) -> None:
 
 
 def test_steps_are_shared_among_the_stages_by_their_epochs() -> None:
-    recipe = recipe_of("s2d-align", steps=100)
-    steps = [recipe.pieces[stage]["max_steps"] for stage in recipe.stages]
-    epochs = [recipe.pieces[stage]["epochs"] for stage in recipe.stages]
-    assert sum(steps) == pytest.approx(100, abs=1)
-    assert [round(100 * e / sum(epochs)) for e in epochs] == steps
-    assert min(recipe_of("s2d-align", steps=1).pieces[stage]["max_steps"] for stage in recipe.stages) == 1
+    for steps in (3, 7, 100, 200, 301):
+        recipe = recipe_of("s2d-align", steps=steps)
+        found = [recipe.pieces[stage]["max_steps"] for stage in recipe.stages]
+        epochs = [recipe.pieces[stage]["epochs"] for stage in recipe.stages]
+        assert sum(found) == steps
+        assert found == pytest.approx([steps * e / sum(epochs) for e in epochs], abs=1.5)
+        assert min(found) >= 1
+    with pytest.raises(UsageError, match="has 3 stages; give one step for each"):
+        recipe_of("s2d-align", steps=2)
 
 
 def test_an_interval_by_hand() -> None:
@@ -109,8 +113,17 @@ def test_a_table_runs_resumes_and_prints_means_with_intervals(
         assert " ± " in next(line for line in said.splitlines() if line.startswith(f"| {row} |"))
         for seed in (0, 1):
             assert Recipe.open(out / slug(row) / f"seed-{seed}" / "recipe.toml").seed == seed
-    assert main([*command[:-2], "--set", "vdgen.train.lr=0.5", "--seeds", "0"]) == 2
+    assert main([*command, "--set", "vdgen.train.lr=0.5", "--seeds", "0"]) == 2
     assert "holds another recipe" in capsys.readouterr().err
+    other = noise_folder(tmp_path / "other", {"train": 4, "val": 1, "test": 2}, seed=1)
+    command[3] = str(other.path)
+    assert main([*command, "--seeds", "0"]) == 2
+    assert "was trained on other studies" in capsys.readouterr().err
+    changed = json.loads((out / "vdgen" / "seed-0" / "metrics.json").read_text())
+    (out / "vdgen" / "seed-0" / "metrics.json").write_text(json.dumps({**changed, "n": 2}))
+    command[3] = str(folder.path)
+    assert main([*command, "--seeds", "0"]) == 1
+    assert "n is 5, elsewhere 2" in capsys.readouterr().err
 
 
 def test_the_list_and_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: StudyFolder) -> None:
@@ -125,6 +138,8 @@ def test_the_list_and_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path
         (["ablate", "lead-4"], "give --data and --out"),
         (["ablate", "lead-4", *data, "--steps", "0"], "1 or more steps"),
         (["ablate", "lead-4", *data, "--seeds", "1", "1"], "each seed once"),
+        (["ablate", "lead-4", *data, "--set", "seed=3"], "a table runs over --seeds"),
+        (["ablate", "lead-4", *data, "--steps", "7", "--host", "no-such"], "lead-4, row baseline: "),
         (["ablate", "lead-4", *data, "--set", "lead.gate.no=1"], "lead.gate has no setting no"),
         (["ablate", "lead-4", *data, "--set", "dast.dvaf.heads=1"], "no row of lead-4 has such a piece"),
     ):

@@ -48,6 +48,30 @@ def test_a_file_of_other_studies_changes_nothing(studies: StudyFolder, tmp_path:
     assert (studies.path / METADATA).read_bytes() == before
 
 
+def test_what_a_study_cannot_hold_is_left_out_and_the_folder_still_opens(studies: StudyFolder, tmp_path: Path) -> None:
+    entities = {
+        str(n): {"tokens": f"finding{n}", "label": "OBS-DP", "start_ix": n, "end_ix": n, "relations": []}
+        for n in range(400)
+    }
+    entities["0"]["tokens"], entities["1"]["tokens"] = "x" * 5000, "odd\udc80one"
+    text = " ".join(str(entity["tokens"]) for entity in entities.values())
+    content = json.dumps({"train0": {"text": text, "entities": entities}})
+    (tmp_path / "radgraph.json").write_text(content)
+    attach_phrases(studies, annotations=tmp_path / "radgraph.json")
+    [first, *_] = StudyFolder.open(studies.path).studies
+    assert first.phrases == ["oddone", *(f"finding{n}" for n in range(2, 257))]
+
+
+def test_another_models_unfinished_work_is_not_taken(studies: StudyFolder) -> None:
+    def refine(given: Sequence[list[str]]) -> list[list[str]]:
+        return [["refined"] for _ in given]
+
+    line = ["other", "train0", key_phrases(studies.studies[0].findings), ["of the other"]]
+    (studies.path / CACHE).write_text(json.dumps(line) + "\n")
+    attach_phrases(studies, refine=refine, by="this")
+    assert StudyFolder.open(studies.path).studies[0].phrases == ["refined"]
+
+
 def test_an_interrupted_refinement_goes_on_where_it_stopped(studies: StudyFolder) -> None:
     asked: list[Sequence[list[str]]] = []
 

@@ -152,3 +152,14 @@ def test_two_pieces_that_bring_different_settings_are_settled_by_what_is_printed
     model = "microsoft/BiomedVLP-CXR-BERT-specialized"
     recipe = compose("s2d-align.sma+dast.contrastive+core.train", host="vicuna-7b", settings={"core.text.model": model})
     assert recipe.pieces["core.text"]["model"] == model
+
+
+def test_a_stage_asked_for_and_dropped_at_once_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--drop s2d-align.pag-1: not in this composition"):
+        compose("s2d-align", stages=["pag-1", "pag-2"], drop=["s2d-align.pag-1"])
+
+
+@pytest.mark.parametrize("pieces", [5, [1], "x"])
+def test_patterns_of_another_type_are_one_clear_error(pieces: object) -> None:
+    with pytest.raises(UsageError, match=r"lead.train.pieces(.0)?: input should be a valid"):
+        compose("lead", settings={"lead.train.pieces": pieces})

@@ -32,7 +32,7 @@ BUGS = {
         "layers",
     ),
     "embedding of another row": (
-        rrg_lead.gate, "embedding = layer_embedding", "embedding = layer_embedding.roll(1, 0)", "rows",
+        rrg_lead.gate, "layer_embedding, expert_half, self", "layer_embedding.roll(1, 0), expert_half, self", "rows",
     ),
     "cache not cleared between requests": (
         rrg_lead.gate,
@@ -41,8 +41,9 @@ BUGS = {
         "requests",
     ),
     "in-place write": (
-        rrg_lead.gate, "return torch.lerp(hidden, embedding, gate.to(hidden.dtype))",
-        "return hidden.lerp_(embedding.expand_as(hidden), gate.to(hidden.dtype))", "inputs_kept",
+        rrg_lead.gate, "return gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, up)",
+        "return hidden.copy_(gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, up))",
+        "inputs_kept",
     ),
     "unnormalised score": (
         rrg_dast.dmsr, "F.normalize(visual_mean.float(), dim=-1)", "visual_mean.float()", "unit_keys",
@@ -52,8 +53,8 @@ BUGS = {
         "weighted = F.dropout(torch.sigmoid(logits), 0.5, training=True)", "deterministic",
     ),
     "wrong dtype in bfloat16": (
-        rrg_lead.gate, "embedding = layer_embedding.unsqueeze(1).to(hidden.dtype)",
-        "hidden, embedding = hidden.float(), layer_embedding.unsqueeze(1).float()", "dtypes",
+        rrg_lead.gate, "gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, up)",
+        "gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, up).float()", "dtypes",
     ),
 }  # fmt: skip
 KINDS = {

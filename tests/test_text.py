@@ -127,6 +127,52 @@ def test_cxr_bert_is_read_as_the_bert_that_it_is_and_runs_no_code_of_its_folder(
     torch.testing.assert_close(found, expected)
 
 
+def copied(bert: Path, folder: Path, without: str = "") -> Path:
+    folder.mkdir()
+    for file in bert.iterdir():
+        if not without or without not in file.name:
+            (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_a_folder_without_its_tokenizer_is_refused(bert: Path, tmp_path: Path) -> None:
+    folder = copied(bert, tmp_path / "bare", without="token")
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(UsageError, match=r"core.text.model=.*(tokenizer|vocab)"):
+        encoder(model=str(folder))
+
+
+def test_weights_that_the_configuration_does_not_fit_are_refused(bert: Path, tmp_path: Path) -> None:
+    folder = copied(bert, tmp_path / "deeper")
+    text = (folder / "config.json").read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 4')
+    (folder / "config.json").write_text(text)
+    with pytest.raises(UsageError, match=r"lack \d+ that its configuration asks for, such as encoder.layer.2"):
+        encoder(model=str(folder))
+
+
+def test_a_pickle_of_code_is_refused_without_advice_to_trust_it(bert: Path, tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (tmp_path / "victim").mkdir, ()
+
+    folder = copied(bert, tmp_path / "pickled", without="safetensors")
+    torch.save({"embeddings.word_embeddings.weight": Hostile()}, folder / "pytorch_model.bin")
+    with pytest.raises(UsageError) as error:
+        encoder(model=str(folder))
+    assert "weights_only" not in str(error.value)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_pooling_that_joins_vectors_is_refused(bert: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    modules = [Transformer(str(bert)), Pooling(24, pooling_mode=("cls", "mean"))]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "joined"))
+    with pytest.raises(UsageError, match="its pooling joins several vectors"):
+        encoder(model=str(tmp_path / "joined"))
+
+
 @pytest.mark.parametrize("model", ["nobody/nothing", "/no/such/folder"])
 def test_a_model_that_is_not_there_is_one_clear_error(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

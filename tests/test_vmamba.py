@@ -396,6 +396,12 @@ def test_a_missing_file(tmp_path: Path, name: str) -> None:
         load_checkpoint(vssm(), tmp_path / name)
 
 
+def test_a_device_or_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    for path in (Path("/dev/zero"), tmp_path):
+        with pytest.raises(DataError, match="no plain file of at most 4 GiB"):
+            load_checkpoint(vssm(), path)
+
+
 @pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"model": [1]}])
 def test_a_file_without_a_state_dict(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "list.pth")

@@ -16,6 +16,7 @@ from rrg.pieces import RESERVED
 from rrg.recipe import Recipe
 from rrg.registry import registry
 from rrg.resolve import did_you_mean
+from rrg.run_folder import RUN, fingerprint, read_run
 from rrg.settings import parse_setting
 
 SHOWN = {"CIDEr": "cider", "BLEU-4": "bleu_4", "ROUGE-L": "rouge_l"}
@@ -56,8 +57,15 @@ def recipe_of(
     recipe = compose(**given, host=host, settings=changed)
     if steps is None:
         return recipe
-    epochs = {name: float(recipe.pieces[name]["epochs"]) for name in recipe.stages}
-    share = {f"{n}.max_steps": max(1, round(steps * e / sum(epochs.values()))) for n, e in epochs.items()}
+    if steps < len(recipe.stages):
+        raise UsageError(f"steps={steps}: {row!r} has {len(recipe.stages)} stages; give one step for each at least")
+    epochs = [float(recipe.pieces[name]["epochs"]) for name in recipe.stages]
+    spare = steps - len(epochs)  # beside the one of each stage
+    ends = [round(spare * sum(epochs[: place + 1]) / sum(epochs)) for place in range(len(epochs))]
+    share = {
+        f"{name}.max_steps": 1 + end - before
+        for name, before, end in zip(recipe.stages, [0, *ends], ends, strict=False)
+    }
     return compose(**given, host=host, settings={**changed, **share})
 
 
@@ -84,7 +92,14 @@ def run_table(
     from rrg.training import train
 
     chosen = dict(parse_setting(text) for text in settings)
-    plain = {row: recipe_of(text, host) for row, text in table.rows.items()}
+    if "seed" in chosen:
+        raise UsageError("--set seed: a table runs over --seeds")
+    plain = {}
+    for row, text in table.rows.items():
+        try:
+            plain[row] = recipe_of(text, host)
+        except UsageError as error:
+            raise UsageError(f"{table.name}, row {row}: {error}") from error
     fits = {row: {key: value for key, value in chosen.items() if _fits(key, plain[row])} for row in plain}
     unused = [key for key in chosen if not any(key in own for own in fits.values())]
     if unused:
@@ -98,6 +113,8 @@ def run_table(
     for key, place in places.items():
         if (place / "recipe.toml").exists() and Recipe.open(place / "recipe.toml").hash != recipes[key].hash:
             raise UsageError(f"{place} holds another recipe; give another --out, or remove it")
+        if (place / RUN).exists() and read_run(place).get("fingerprint") != fingerprint(folder.path):
+            raise UsageError(f"{place} was trained on other studies than {folder.path}'s; give another --out")
     for number, (key, place) in enumerate(places.items(), start=1):
         if not (place / "metrics.json").exists():
             say(f"[{number}/{len(places)}] {key[0]}, seed {key[1]}")
@@ -129,6 +146,10 @@ def slug(row: str) -> str:
 def summary(table: Table, scores: Mapping[tuple[str, int], dict[str, Any]], steps: int | None) -> dict[str, Any]:
     """Scores by row and seed, with what they were measured by."""
     first = next(iter(scores.values()))
+    for (row, seed), found in scores.items():
+        other = [key for key in ("data", "split", "n", "signature") if found[key] != first[key]]
+        if other:
+            raise DataError(f"{row}, seed {seed}: {other[0]} is {found[other[0]]}, elsewhere {first[other[0]]}")
     rows = {
         row: {
             "compose": text,

@@ -266,7 +266,9 @@ class _Composer:
         reached: dict[str, int] = {}
         injectors = self._of_kind("injector")
         for name in self.stages:
-            trains = any(fnmatch(i, pattern) for i in injectors for pattern in says(name, "pieces") or ())
+            pieces = says(name, "pieces")
+            patterns = [p for p in pieces if isinstance(p, str)] if isinstance(pieces, list) else []
+            trains = any(fnmatch(injector, pattern) for injector in injectors for pattern in patterns)
             phase = 0 if not says(name, "report") else 3 if says(name, "exemplars") else 2 if trains else 1
             method = name.partition(".")[0]
             phases[name] = reached[method] = max(phase, reached.get(method, 0))
@@ -288,6 +290,7 @@ class _Composer:
                 why = "given twice" if matches else f"no such stage{resolve.did_you_mean(word, names)}"
                 self.problems.append(f"--stages {word}: {why}; stages are {', '.join(every)}")
         self.drop.difference_update(found)
+        self.dropped.difference_update(found)  # asked for and dropped at once: `check_drops` says so
         for name in self.stages:
             if name not in found:
                 del self.chosen[name], self.contracts[name]
@@ -338,6 +341,8 @@ class _Composer:
             for key, value in self.chosen[name].piece.sets.items():
                 if key.partition(".")[0] == "host" and not preset["host"].get("source"):
                     continue  # a prompt's words mean nothing to a model built at random
+                if key.partition(".")[0] not in SECTIONS and ".".join(key.split(".")[:2]) not in self.order:
+                    continue  # of a piece that another one stands for
                 if brought.setdefault(key, value) != value and key not in {*given, *preset["set"]}:
                     self.problems.append(
                         f"{owners[key]} sets {key}={brought[key]}, {name} sets {key}={value}; settle it with "
@@ -375,6 +380,15 @@ class _Composer:
                 f"{name} shows {' and '.join(unread)}, and no piece reads {unread[0]}_tokens; settle it with "
                 f"--set {name}.contexts=[] or --drop {name}"
             )
+        for loss in (n for n in self._of_kind("loss") if any(fnmatch(n, pattern) for pattern in stage.losses)):
+            texts = [p.signal.rpartition("_")[0] for p in self.contracts[loss].reads if not p.optional]
+            unseen = [text for text in ("reference", "phrase") if text in texts and text not in stage.contexts]
+            if unseen:
+                shown = json.dumps([*stage.contexts, *unseen])
+                self.problems.append(
+                    f"{loss} reads the {' and the '.join(unseen)}, and {name} doesn't show it; settle it with "
+                    f"--set '{name}.contexts={shown}' or --drop {loss}"
+                )
         if stage.exemplars and not self._of_kind("retriever") and not self.failed:
             retrievers = [n for n, piece in self.plugins.pieces.items() if piece.kind == "retriever"]
             options = " or by ".join([*(f"adding +{n}" for n in retrievers), f"--set {name}.exemplars=false"])

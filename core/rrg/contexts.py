@@ -117,6 +117,9 @@ def save_references(references: dict[str, Reference], path: Path) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def summary(references: dict[str, Reference]) -> str:
+def summary(references: dict[str, Reference], folder: StudyFolder) -> str:
+    """One line: how many studies have a reference, and why that one."""
     counts = Counter(reference.why for reference in references.values())
-    return "references: " + (", ".join(f"{n} by {why}" for why, n in counts.items()) or "none")
+    without = sum(len(folder.split(split)) for split in ("train", "val")) - len(references)
+    parts = [*(f"{n} by {why}" for why, n in counts.items()), *([f"{without} studies without"] if without else [])]
+    return f"references: {', '.join(parts)}"

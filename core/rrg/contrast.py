@@ -20,6 +20,12 @@ class Temperature(nn.Module):
         return similarity.float() / self.log.float().exp()
 
 
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of rows, (batch width) each, in float32 under autocast too: what sets films apart is small."""
+    with torch.autocast("cpu" if a.is_meta else a.device.type, enabled=False):
+        return a.float() @ b.float().T
+
+
 def info_nce(logits: Tensor) -> Tensor:
     """-1/B Σ_i log(exp(l_ii) / Σ_j exp(l_ij)) of logits (batch batch): row i's own column among all."""
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))

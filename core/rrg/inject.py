@@ -142,7 +142,7 @@ class Injection:
             arguments = {}
             for name, modules in self.pieces.items():
                 if index in modules:
-                    own = {key: value.to(device) for key, value in signals[name].items()}
+                    own = {k: v.to(device) for k, v in signals[name].items() if v is not None}
                     arguments[name.replace(".", "/")] = prepared(modules[index], own) if eager else own
             _pieces(layer).memory = Memory(arguments, prepared=eager)
 

@@ -219,7 +219,8 @@ class RRGModel(nn.Module):
 
     @property
     def text_encoder(self) -> str | None:
-        return next((name for name in self.modules_by_piece if self._gives(name, "report_tokens")), None)
+        """The piece that tokenises what training alone shows."""
+        return next((name for name, module in self.modules_by_piece.items() if hasattr(module, "tokenize")), None)
 
     def visual_key(self, values: Values) -> Tensor:
         """The mean patch vector of each study, of length 1 (batch vision): its inner products are cosines."""
@@ -308,8 +309,9 @@ class RRGModel(nn.Module):
             return stage.report and stage.connector == "full"
         if self.kinds[name] == "injector" and not stage.report:
             return False
-        if name == self.text_encoder:  # a published one stays as it is, one built at random learns
-            return not getattr(self.modules_by_piece[name], "frozen", True) and bool(self.texts(stage))
+        if name == self.text_encoder and hasattr(self.modules_by_piece[name], "frozen"):
+            # A published one stays as it is, one built at random learns.
+            return not self.modules_by_piece[name].frozen and bool(self.texts(stage))
         return any(fnmatch(name, pattern) for pattern in stage.pieces or ())
 
     def piece_parameters(self, name: str) -> list[tuple[str, nn.Parameter]]:

@@ -23,8 +23,8 @@ class Piece:
     target: where the class is, `package.module:Class`.
     help: one line for `rrg plugins`.
     default: whether the method's bare name brings it into a composition.
-    sets: settings of the composition that the piece brings, such as {"image.size": 518}; a host's preset and --set
-        override them, and those of `host` are left to hosts that are published.
+    sets: settings of the composition that the piece brings, such as {"image.size": 518}. What a host's preset sets
+        and --set stand above them; those of `host`, such as a prompt, count on published hosts alone.
     """
 
     name: str

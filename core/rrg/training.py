@@ -236,7 +236,7 @@ def _texts(model: RRGModel, folder: StudyFolder, stage: StageConfig, partial: Pa
         references = choose_references(model, folder)
         if _process().is_main_process:
             save_references(references, partial / REFERENCES)
-            print(summary(references), flush=True)
+            print(summary(references, folder), flush=True)
     encoder: Any = model.modules_by_piece[model.text_encoder]
     return Texts(wanted, encoder.tokenize, stage, references, model.recipe.seed)
 

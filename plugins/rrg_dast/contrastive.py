@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from rrg.axes import Axes
 from rrg.config import LossConfig
-from rrg.contrast import Temperature, info_nce
+from rrg.contrast import Temperature, info_nce, products
 
 
 class ContrastiveConfig(LossConfig):
@@ -40,5 +40,5 @@ class Contrastive(nn.Module):
     ) -> Float[Tensor, ""]:
         films = F.normalize(visual_mean.float(), dim=-1)
         reports = F.normalize(self.project(report_embed).float(), dim=-1)
-        logits = self.temperature(films @ reports.T)
+        logits = self.temperature(products(films, reports))
         return (info_nce(logits) + info_nce(logits.T)) / 2 if self.both else info_nce(logits)

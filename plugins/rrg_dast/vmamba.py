@@ -30,6 +30,7 @@ from rrg.views import side_by_side
 SIZES = {"tiny": (96, [2, 2, 8, 2], 0.2), "small": (96, [2, 2, 20, 2], 0.3), "base": (128, [2, 2, 20, 2], 0.5)}
 STRIDE = 32  # pixels of a film to a position of the last stage
 DIRECTIONS, STATES = 4, 1
+MAX_BYTES = 4 << 30
 
 
 class VMambaConfig(PieceConfig):
@@ -257,6 +258,8 @@ def load_checkpoint(model: VSSM, path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    if path.exists() and (not path.is_file() or path.stat().st_size > MAX_BYTES):
+        raise DataError(f"{path}: no plain file of at most {MAX_BYTES >> 30} GiB, as a published checkpoint is")
     try:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)

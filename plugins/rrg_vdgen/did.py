@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from rrg.axes import Axes
 from rrg.config import LossConfig
-from rrg.contrast import Temperature, info_nce
+from rrg.contrast import Temperature, info_nce, products
 
 
 class DIDConfig(LossConfig):
@@ -38,7 +38,7 @@ class DID(nn.Module):
         kept = patch_tokens.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
         films = F.normalize(kept.float().sum(dim=1), dim=-1)  # the mean's length is divided out
         reports = F.normalize(self.project(report_embed).float(), dim=-1)
-        return self.of(films @ reports.T)
+        return self.of(products(films, reports))
 
     def of(self, similarity: Tensor) -> Tensor:
         """Eq. 6 of S (batch batch)."""

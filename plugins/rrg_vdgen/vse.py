@@ -10,14 +10,15 @@ from torch.nn import functional as F
 
 from rrg.axes import Axes
 from rrg.config import LossConfig
-from rrg.contrast import Temperature
+from rrg.contrast import Temperature, products
 
 
 class VSEConfig(LossConfig):
     self_pair: Literal["positive", "decoupled"] = Field(
         "positive",
         description="as printed, S_ii = -inf and eq. 3 takes log exp(S_ii), ill-posed. positive: S_ii is kept; "
-        "decoupled: it is left out of the denominator alone; not stated in the paper which is meant",
+        "decoupled: it is left out of the denominator alone, unbounded below unless normalize = true; not stated in the "
+        "paper which is meant",
     )
     temperature: float = Field(0.07, gt=0, description="τ; not stated in the paper")
     learnable: bool = Field(False, description="whether τ is learnt, as its logarithm; not stated in the paper")
@@ -47,7 +48,7 @@ class VSE(nn.Module):
         kept = kept.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
         z = self.project(kept.sum(dim=1) / patch_mask.sum(dim=1, keepdim=True).clamp(min=1)).float()
         z = F.normalize(z, dim=-1) if self.normalize else z
-        return self.of(self.temperature(z @ z.T))
+        return self.of(self.temperature(products(z, z)))
 
     def of(self, similarity: Tensor) -> Tensor:
         """Eq. 3 of S (batch batch)."""

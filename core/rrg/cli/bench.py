@@ -18,7 +18,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument("case", nargs="*", metavar="CASE", help="gated-fusion, selective-scan, … (default: all)")
     parser.add_argument("--quick", action="store_true", help="the smallest sizes, to see that it runs; nothing is kept")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to measure (default: cpu)")
     add_json(parser)
     parser.set_defaults(run=run)
 

@@ -117,7 +117,7 @@ def _phrases(args: argparse.Namespace) -> int:
 
     folder = open_folder(args.folder)
     refine = host_refiner(args.refine) if args.refine else None
-    counts = attach_phrases(folder, annotations=args.radgraph, refine=refine)
+    counts = attach_phrases(folder, annotations=args.radgraph, refine=refine, by=args.refine or "")
     if args.json:
         print(json.dumps({"path": str(folder.path), **counts}, indent=2))
         return 0

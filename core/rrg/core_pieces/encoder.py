@@ -156,9 +156,11 @@ def _hugging_face(config: EncoderConfig, architectures: dict[str, dict[str, Any]
         if _on_meta():
             known = architectures.get(config.model)
             return AutoModel.from_config(
-                AutoConfig.for_model(**known) if known else AutoConfig.from_pretrained(config.model)
+                AutoConfig.for_model(**known)
+                if known
+                else AutoConfig.from_pretrained(config.model, trust_remote_code=False)
             )
-        return AutoModel.from_pretrained(config.model, dtype=torch.float32)
+        return AutoModel.from_pretrained(config.model, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:
         raise UsageError(
             f"core.encoder.model={config.model}: {_reason(error)}; expected a hub id or folder of a Hugging Face model"

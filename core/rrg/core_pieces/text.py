@@ -3,10 +3,12 @@
 It reads what training alone shows: the study's report, a reference report, key phrases.
 """
 
+import json
 import re
 import zlib
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +26,7 @@ KNOWN = {
     "emilyalsentzer/Bio_ClinicalBERT": {"model_type": "bert", "vocab_size": 28996},
     "microsoft/BiomedVLP-CXR-BERT-specialized": {"model_type": "bert", "vocab_size": 30522},
 }
+KNOWN_WORDS = "the heart and lungs are normal"
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -121,8 +124,12 @@ class Published(nn.Module):
         super().__init__()
         self.transformer, self.pooling = model[0], model[1]
         self.tokenizer = model.tokenizer
-        self.language = int(self.pooling.get_embedding_dimension())
+        self.language = int(self.transformer.get_embedding_dimension())
+        if self.language != self.pooling.get_embedding_dimension():
+            raise ValueError("its pooling joins several vectors; give a model that pools to its own width")
         self.length = min(length, model.get_max_seq_length() or length)
+        if set(self.tokenize([KNOWN_WORDS])[0].flatten().tolist()) <= {*self.tokenizer.all_special_ids}:
+            raise ValueError("its tokenizer knows no plain word; are the tokenizer's files missing?")
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         found = self.tokenizer(list(texts), truncation=True, max_length=self.length)["input_ids"]
@@ -140,8 +147,11 @@ class Planned(nn.Module):
         from transformers import AutoConfig, AutoModel
 
         super().__init__()
-        config = AutoConfig.for_model(**KNOWN[name]) if name in KNOWN else AutoConfig.from_pretrained(name)
-        self.model: Any = AutoModel.from_config(config)
+        if name in KNOWN:
+            config = AutoConfig.for_model(**KNOWN[name])
+        else:
+            config = AutoConfig.from_pretrained(_transformer_of(name), trust_remote_code=False)
+        self.model: Any = AutoModel.from_config(config, trust_remote_code=False)
         self.language = int(self.model.config.hidden_size)
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,15 +164,38 @@ def _published(config: TextEncoderConfig) -> nn.Module:
         _register_cxr_bert()
         if torch.get_default_device().type == "meta":
             return Planned(config.model)
+        if config.model.startswith(("/", ".", "~")) and not Path(config.model).is_dir():
+            raise ValueError("no such folder")
+        _refuse_missing(_transformer_of(config.model))
         from sentence_transformers import SentenceTransformer
 
         return Published(SentenceTransformer(config.model, device="cpu", trust_remote_code=False), config.tokens)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "weights_only" in str(error):  # torch's own words advise to trust the file
+            reason = "its weights are a pickle of more than tensors"
         raise UsageError(
             f"core.text.model={config.model}: {reason}; expected a hub id or folder of a sentence-transformers or "
             "Hugging Face text encoder, or nothing for the small one"
         ) from error
+
+
+def _transformer_of(name: str) -> str:
+    """Where the transformer of a sentence-transformers folder lies; other folders and hub ids as they are."""
+    listed = Path(name) / "modules.json"
+    if not listed.is_file():
+        return name
+    return str(Path(name) / json.loads(listed.read_text(encoding="utf-8"))[0]["path"])
+
+
+def _refuse_missing(name: str) -> None:
+    """Weights that a checkpoint lacks would be random, and frozen."""
+    from transformers import AutoModel
+
+    _, found = AutoModel.from_pretrained(name, trust_remote_code=False, output_loading_info=True)
+    missing = sorted(key for key in found["missing_keys"] if "pooler" not in key and "position_ids" not in key)
+    if missing:
+        raise ValueError(f"its weights lack {len(missing)} that its configuration asks for, such as {missing[0]}")
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rrg.data.phrases import REFINE, key_phrases, parse_refined, read_annotations
-from rrg.data.study import METADATA, Study, StudyFolder
+from rrg.data.study import MAX_PHRASE, MAX_PHRASES, METADATA, Study, StudyFolder
 from rrg.errors import DataError
 
 CACHE = ".phrases.refined.jsonl"
@@ -16,12 +16,13 @@ Refiner = Callable[[Sequence[list[str]]], list[list[str]]]
 
 
 def attach_phrases(
-    folder: StudyFolder, *, annotations: Path | None = None, refine: Refiner | None = None, batch: int = 8
+    folder: StudyFolder, *, annotations: Path | None = None, refine: Refiner | None = None, by: str = "", batch: int = 8
 ) -> dict[str, int]:
     """Write each study's key phrases into the folder's metadata.jsonl, which changes at once or not at all.
 
     annotations: a RadGraph file whose keys are study ids. refine: from batches of phrases to better ones; what it has
-    done is kept in the folder until all is done, so that an interrupted refinement goes on.
+    done is kept in the folder until all is done, so that an interrupted refinement goes on. by: its model, so that
+    another's work is not taken for it.
 
     Gives the counts: studies by source, and phrases. Raises DataError where no annotation has a study's id.
     """
@@ -31,8 +32,9 @@ def attach_phrases(
         raise DataError(f"{annotations}: its reports, such as {some!r}, are none of {folder.path}'s, such as {ours!r}")
     phrases = {study.id: known.get(study.id, key_phrases(study.findings)) for study in folder.studies}
     if refine is not None:
-        phrases |= _refined(folder, phrases, refine, batch)
-    studies = [study.model_copy(update={"phrases": phrases[study.id]}) for study in folder.studies]
+        phrases |= _refined(folder, phrases, refine, by, batch)
+    phrases = {name: _fitting(found) for name, found in phrases.items()}
+    studies = [Study.model_validate({**study.model_dump(), "phrases": phrases[study.id]}) for study in folder.studies]
     _rewrite(folder.path, studies)
     (folder.path / CACHE).unlink(missing_ok=True)
     by_file = sum(study.id in known for study in studies)
@@ -40,28 +42,36 @@ def attach_phrases(
     return counts | {"studies without a phrase": sum(not found for found in phrases.values())}
 
 
-def _refined(folder: StudyFolder, phrases: dict[str, list[str]], refine: Refiner, batch: int) -> dict[str, list[str]]:
+def _fitting(phrases: Sequence[str]) -> list[str]:
+    """What a study's line can hold: so many phrases of such a length, in characters that UTF-8 has."""
+    known = (phrase.encode(errors="ignore").decode() for phrase in phrases)
+    return [phrase for phrase in known if 0 < len(phrase) <= MAX_PHRASE][:MAX_PHRASES]
+
+
+def _refined(
+    folder: StudyFolder, phrases: dict[str, list[str]], refine: Refiner, by: str, batch: int
+) -> dict[str, list[str]]:
     """Refined phrases of the studies that training shows, by id."""
     cache = folder.path / CACHE
-    done = {i: new for i, old, new in _cached(cache) if phrases.get(i) == old}
+    done = {i: new for model, i, old, new in _cached(cache) if model == by and phrases.get(i) == old}
     left = [s.id for s in folder.studies if s.split != "test" and phrases[s.id] and s.id not in done]
     with cache.open("a", encoding="utf-8") as file:
         for start in tqdm(range(0, len(left), batch), desc="refine", unit="batch", disable=None):
             names = left[start : start + batch]
             for name, new in zip(names, refine([phrases[name] for name in names]), strict=True):
                 done[name] = new
-                file.write(json.dumps([name, phrases[name], new]) + "\n")
+                file.write(json.dumps([by, name, phrases[name], new]) + "\n")
             file.flush()
     return done
 
 
-def _cached(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+def _cached(path: Path) -> Iterator[tuple[str, str, list[str], list[str]]]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            name, old, new = json.loads(line)
+            by, name, old, new = json.loads(line)
         except ValueError:  # the line in which a refinement was interrupted
             continue
-        yield name, old, new
+        yield by, name, old, new
 
 
 def _rewrite(path: Path, studies: Sequence[Study]) -> None:

@@ -27,6 +27,7 @@ MAX_METADATA_BYTES = 2 << 30
 MAX_LINE_BYTES = 2 << 20
 MAX_CARD_BYTES = 16 << 20
 MAX_FILM_BYTES = 256 << 20
+MAX_PHRASES, MAX_PHRASE = 256, 512
 
 # Together they keep a study's line below MAX_LINE_BYTES.
 _Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -63,7 +64,7 @@ class Study(BaseModel):
     indication: _Text = ""
     views: list[Annotated[str, Field(max_length=256)]] = []
     labels: dict[str, float | None]
-    phrases: Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=256)] | None = None
+    phrases: Annotated[list[Annotated[str, Field(max_length=MAX_PHRASE)]], Field(max_length=MAX_PHRASES)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -190,8 +190,8 @@ def _held(model: RRGModel, said: dict[str, Any]) -> dict[str, torch.Tensor]:
             frozen = said["vision"] == "frozen"
         elif "visual_embeds" in gives:
             frozen = said["connector"] == "frozen" or not said["report"]
-        elif name == model.text_encoder:  # it says so itself
-            frozen = bool(getattr(model.modules_by_piece[name], "frozen", True))
+        elif name == model.text_encoder and hasattr(model.modules_by_piece[name], "frozen"):  # it says so itself
+            frozen = bool(model.modules_by_piece[name].frozen)
         else:
             frozen = not any(fnmatch(name, pattern) for pattern in said["pieces"])
         if frozen:
