@@ -16,9 +16,9 @@ from rrg.contrast import Temperature, products
 class VSEConfig(LossConfig):
     self_pair: Literal["positive", "decoupled"] = Field(
         "positive",
-        description="as printed, S_ii = -inf and eq. 3 takes log exp(S_ii), ill-posed. positive: S_ii is kept; "
-        "decoupled: it is left out of the denominator alone, unbounded below unless normalize = true; not stated in the "
-        "paper which is meant",
+        description="as printed, S_ii = -inf and eq. 3 takes log exp(S_ii), ill-posed; not stated in the paper which "
+        "is meant. positive: S_ii is kept; decoupled: left out of the denominator alone, unbounded below unless "
+        "normalize = true",
     )
     temperature: float = Field(0.07, gt=0, description="τ; not stated in the paper")
     learnable: bool = Field(False, description="whether τ is learnt, as its logarithm; not stated in the paper")
