@@ -43,7 +43,7 @@ def test_failing_tests_measure_nothing(
     ran: list[list[str]] = []
 
     class Done:
-        returncode = 1
+        returncode, stdout = 1, "1 failed"
 
     monkeypatch.setattr(runner.subprocess, "run", lambda words, **_: ran.append(words) or Done())
     monkeypatch.setattr(runner, "measured", lambda *a, **k: pytest.fail("measured all the same"))
@@ -56,7 +56,7 @@ def test_the_command_prints_ratios_and_keeps_nothing_of_a_quick_run(
     runner: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Done:
-        returncode = 0
+        returncode, stdout = 0, "1 passed"
 
     monkeypatch.setattr(runner.subprocess, "run", lambda words, **_: Done())
     monkeypatch.setattr(runner, "save", lambda result: pytest.fail("a quick run was kept"))
