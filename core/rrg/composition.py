@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pydantic import BaseModel
 
-from rrg import __version__, grammar, resolve
+from rrg import __version__, curriculum, grammar, resolve
 from rrg import plugins as plugins_module
-from rrg.config import GenerationConfig, HostConfig, ImageConfig, StageConfig, TextConfig
+from rrg.config import GenerationConfig, HostConfig, ImageConfig, TextConfig
 from rrg.contract import Contract, contract_of
 from rrg.errors import RRGError, UsageError
 from rrg.hosts.names import host_preset
@@ -29,8 +28,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "generation": GenerationConfig,
 }
 HOST_GIVES = {"text": (), "qwen3-vl": ("patch_tokens", "patch_mask", "visual_embeds")}
-# Encoders and connectors run in the order of their wires; the rest follows, stages last.
 ADDED = ("core.train", "core.exemplars")  # stages that come by themselves where they are needed
+# Encoders and connectors run in the order of their wires; the rest follows, stages last.
 RANK = {"encoder": 0, "connector": 0, "injector": 1, "loss": 2, "retriever": 3, "stage": 4}
 PACKAGES = ("torch", "transformers", "peft", "timm")
 
@@ -55,7 +54,7 @@ def compose(
     drop: pieces to leave out.
     wire: `reader.signal` to the provider that shall feed it.
     stages: the stages to train, in order, by full or short name; where absent those of the composition, in the order
-        of `_Composer.default_order`.
+        of `rrg.curriculum.default_order`.
     start: a recipe to begin from. Under another host its stages, image and text settings, chosen for the earlier host,
         are not taken.
 
@@ -250,45 +249,19 @@ class _Composer:
             if self._of_kind("retriever") and not any(says(name, "exemplars") for name in self.stages):
                 self._add(["core.exemplars"])
             place = {name: number for number, name in enumerate(earlier)}
-            order = sorted(self.default_order(says), key=lambda name: place.get(name, len(place)))
+            default = curriculum.default_order(self.stages, self._of_kind("injector"), says)
+            order = sorted(default, key=lambda name: place.get(name, len(place)))
         if not self.stages and not self.failed:
             self.problems.append("no stage is left to train; drop one stage less")
         self.chosen = {n: p for n, p in self.chosen.items() if n not in order} | {n: self.chosen[n] for n in order}
         self.order = [name for name in self.order if name in self.chosen and name not in order] + order
         self.order.sort(key=lambda name: RANK[self.chosen[name].kind])
 
-    def default_order(self, says: Callable[[str, str], Any]) -> list[str]:
-        """Stages by what they need: first those without the language model, then those that tie it to the films, then
-        those that train injected modules, which build on both, last those with exemplars, whose index holds what the
-        others learnt. A method's own sequence is kept, and methods come as composed where nothing else decides.
-        """
-        phases: dict[str, int] = {}
-        reached: dict[str, int] = {}
-        injectors = self._of_kind("injector")
-        for name in self.stages:
-            pieces = says(name, "pieces")
-            patterns = [p for p in pieces if isinstance(p, str)] if isinstance(pieces, list) else []
-            trains = any(fnmatch(injector, pattern) for injector in injectors for pattern in patterns)
-            phase = 0 if not says(name, "report") else 3 if says(name, "exemplars") else 2 if trains else 1
-            method = name.partition(".")[0]
-            phases[name] = reached[method] = max(phase, reached.get(method, 0))
-        return sorted(phases, key=phases.__getitem__)
-
     def _asked_stages(self, asked: Sequence[str]) -> list[str]:
         """Installed stages by full or short name; those of the composition that are not asked for are left out."""
         every = [name for name, piece in self.plugins.pieces.items() if piece.kind == "stage"]
-        found: list[str] = []
-        for word in asked:
-            own = [n for n in every if word == n] or [n for n in self.stages if word == n.partition(".")[2]]
-            matches = own or [n for n in every if word == n.partition(".")[2]]
-            if len(matches) == 1 and matches[0] not in found:
-                found += matches
-            elif len(matches) > 1:
-                self.problems.append(f"--stages {word}: the short name of {' and '.join(matches)}; write it in full")
-            else:
-                names = [*every, *(n.partition(".")[2] for n in every)]
-                why = "given twice" if matches else f"no such stage{resolve.did_you_mean(word, names)}"
-                self.problems.append(f"--stages {word}: {why}; stages are {', '.join(every)}")
+        found, problems = curriculum.asked_for(asked, self.stages, every)
+        self.problems += problems
         self.drop.difference_update(found)
         self.dropped.difference_update(found)  # asked for and dropped at once: `check_drops` says so
         for name in self.stages:
@@ -329,8 +302,16 @@ class _Composer:
         found = tree.validated()
         self.problems += tree.problems
         self.seed = tree.seed
+        around = curriculum.Surroundings(
+            kinds={name: piece.kind for name, piece in self.chosen.items()},
+            contracts=self.contracts,
+            wires=self.wires,
+            gone=[*self.dropped, *self.failed],
+            retrievers=[name for name, piece in self.plugins.pieces.items() if piece.kind == "retriever"],
+            whole=not self.failed,
+        )
         for name, stage in tree.stated.items():
-            self._check_stage(name, stage)
+            self.problems += curriculum.problems_of(name, stage, around)
         return found
 
     def _brought(self, preset: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -357,46 +338,6 @@ class _Composer:
         if not (isinstance(host, HostConfig) and isinstance(image, ImageConfig)):
             return []
         return conflicts(self.contracts, self.wires, self.visual_embeds, host, image)
-
-    def _check_stage(self, name: str, stage: StageConfig) -> None:
-        """A stage's patterns must match something. Dropping a piece takes its name out of them by itself."""
-        pieces = [p for p in self.chosen if p not in self.stages and not self._has_own_setting(p)]
-        losses = self._of_kind("loss")
-        gone = [*self.dropped, *self.failed]
-        for field, patterns, names in (("pieces", stage.pieces or [], pieces), ("losses", stage.losses, losses)):
-            absent = [p for p in patterns if p != "*" and not any(fnmatch(n, p) for n in [*names, *gone])]
-            if absent:
-                left = json.dumps([pattern for pattern in patterns if pattern not in absent])
-                there = f"there are {', '.join(names)}" if names else "there are none"
-                self.problems.append(
-                    f"{name}.{field}: {' and '.join(absent)} matches nothing of this composition ({there}); "
-                    f"settle it with --set '{name}.{field}={left}'"
-                )
-        reads = [(f"{n}.{port.argument}", port.signal) for n, c in self.contracts.items() for port in c.reads]
-        read = {signal for key, signal in reads if key in self.wires}
-        unread = [context for context in stage.contexts if f"{context}_tokens" not in read]
-        if unread and not self.failed:
-            self.problems.append(
-                f"{name} shows {' and '.join(unread)}, and no piece reads {unread[0]}_tokens; settle it with "
-                f"--set {name}.contexts=[] or --drop {name}"
-            )
-        for loss in (n for n in self._of_kind("loss") if any(fnmatch(n, pattern) for pattern in stage.losses)):
-            texts = [p.signal.rpartition("_")[0] for p in self.contracts[loss].reads if not p.optional]
-            unseen = [text for text in ("reference", "phrase") if text in texts and text not in stage.contexts]
-            if unseen:
-                shown = json.dumps([*stage.contexts, *unseen])
-                self.problems.append(
-                    f"{loss} reads the {' and the '.join(unseen)}, and {name} doesn't show it; settle it with "
-                    f"--set '{name}.contexts={shown}' or --drop {loss}"
-                )
-        if stage.exemplars and not self._of_kind("retriever") and not self.failed:
-            retrievers = [n for n, piece in self.plugins.pieces.items() if piece.kind == "retriever"]
-            options = " or by ".join([*(f"adding +{n}" for n in retrievers), f"--set {name}.exemplars=false"])
-            self.problems.append(f"{name} shows exemplars, and no retriever answers them; settle it by {options}")
-
-    def _has_own_setting(self, name: str) -> bool:
-        """Whether a stage trains the piece by its fields `vision` or `connector`, not by its name."""
-        return any(port.signal in ("patch_tokens", "visual_embeds") for port in self.contracts[name].gives)
 
 
 def _settle(names: list[str]) -> str:
