@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from rrg.training import _commit as commit
+from rrg.training import commit
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -1,7 +1,9 @@
 """Small random hosts and studies for every test that runs a model."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,6 +27,18 @@ SENTENCES = [
 IMAGE, VISION_START, VISION_END = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
 SMALL = {**compositions.SMALL, **compositions.ENCODER, "core.connector.dropout": 0.0}
 SMALL_LEAD = {"lead.experts.hidden": 10, "lead.experts.feature": 6, "lead.gate.width": 8, "lead.gate.bias": -1.0}
+
+
+@pytest.fixture(scope="session")
+def generate() -> ModuleType:
+    """docs/generate.py, which writes the pages that come from the code."""
+    path = Path(__file__).parent.parent / "docs" / "generate.py"
+    spec = importlib.util.spec_from_file_location("generate", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """`rrg ablate`: tables of registry.toml that compose, run, resume and say how sure their means are."""
 
-import importlib.util
 import json
 import math
 import shlex
@@ -26,16 +25,6 @@ SMALL = (
     "image.size=64 image.views=1 stages.batch_size=2 text.report=16 generation.max_new_tokens=4 "
     "host.config.hidden_size=32 host.config.intermediate_size=32 host.config.num_hidden_layers=1"
 )
-
-
-@pytest.fixture(scope="module")
-def generate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_page_is_current(generate: ModuleType) -> None:

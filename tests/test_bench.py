@@ -81,11 +81,6 @@ def test_what_is_not_there(words: list[str], hint: str, capsys: pytest.CaptureFi
     assert hint in capsys.readouterr().err
 
 
-def test_the_page_is_current() -> None:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec
-    assert spec.loader
-    generate: ModuleType = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+def test_the_page_is_current(generate: ModuleType) -> None:
     current = generate.PERFORMANCE.read_text(encoding="utf-8") == generate.performance_page()
     assert current, "docs/performance.md is older than benchmarks/results; renew it with: make docs-pages"

@@ -14,16 +14,6 @@ from rrg.plugins import find
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-@pytest.fixture(scope="module")
-def generate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_page_is_current(generate: ModuleType) -> None:
     current = generate.PAGE.read_text(encoding="utf-8") == generate.hooks_page()
     assert current, "docs/hooks.md is older than the code; renew it with: make docs-pages"

@@ -22,7 +22,7 @@ from rrg.testing import CHECKS, due, select
 # What is copied, what is changed in it, and the check that must say so.
 BUGS = {
     "wrong axis": (rrg_lead.experts, "self.third(feature).squeeze(-1)", "self.third(feature)", "shapes"),
-    "ignored mask": (rrg_lead.experts, "tokens.masked_fill(absent, 0.0).sum(dim=1)", "tokens.sum(dim=1)", "masked"),
+    "ignored mask": (rrg_lead.experts, "masked_mean(tokens, mask)", "tokens.mean(dim=1)", "masked"),
     "gate off by one layer": (
         rrg_lead.gate,
         "embedding = self.project(expert_embedding)\n",

@@ -31,7 +31,7 @@ HOST_GIVES = {"text": (), "qwen3-vl": ("patch_tokens", "patch_mask", "visual_emb
 ADDED = ("core.train", "core.exemplars")  # stages that come by themselves where they are needed
 # Encoders and connectors run in the order of their wires; the rest follows, stages last.
 RANK = {"encoder": 0, "connector": 0, "injector": 1, "loss": 2, "retriever": 3, "stage": 4}
-PACKAGES = ("torch", "transformers", "peft", "timm")
+PACKAGES = ("torch", "transformers", "peft", "timm", "sentence-transformers", "numba")
 
 
 def compose(

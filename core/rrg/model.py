@@ -24,6 +24,7 @@ from rrg.hosts.build import build_host
 from rrg.hosts.qwen3_vl import Qwen3VLHost
 from rrg.hosts.text import TextHost
 from rrg.inject import Injection
+from rrg.masked import masked_mean
 from rrg.pieces import Registered
 from rrg.plugins import Plugins, find
 from rrg.recipe import Recipe, validation_problems
@@ -226,8 +227,8 @@ class RRGModel(nn.Module):
         """The mean patch vector of each study, of length 1 (batch vision): its inner products are cosines."""
         tokens = next(value for (_, name), value in values.items() if name == "patch_tokens")
         mask = next((value for (_, name), value in values.items() if name == "patch_mask"), None)
-        kept = tokens if mask is None else tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
-        return F.normalize(kept.float().sum(dim=1), dim=-1)
+        mean = tokens.mean(dim=1) if mask is None else masked_mean(tokens, mask)
+        return F.normalize(mean.float(), dim=-1)
 
     @torch.inference_mode()
     def generate(

@@ -157,11 +157,11 @@ def environment(recipe: Recipe) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "seed": recipe.seed,
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of rrg's own checkout, `-dirty` where it was changed; None where it is no checkout."""
     file = Path(__file__)
     git = ["git", "-C", str(file.parent)]

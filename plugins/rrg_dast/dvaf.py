@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rrg import PieceConfig
 from rrg.axes import Axes
-from rrg_dast.tokens import attend
+from rrg.masked import attend, masked, masked_mean
 
 
 class DVAFConfig(PieceConfig):
@@ -53,23 +53,23 @@ class DVAF(nn.Module):
         patch_mask: Bool[Tensor, "batch patches"],
         disease_tokens: Float[Tensor, "batch diseases vision"],
     ) -> Prefix:
-        kept = patch_tokens.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
+        kept = masked(patch_tokens, patch_mask)
         added = self.added(kept, patch_mask, disease_tokens)
         mask = torch.cat([patch_mask, patch_mask.new_ones(added.shape[:2])], dim=1)
         return Prefix(self.norm(self.project(torch.cat([kept, added], dim=1))), mask)
 
     def added(self, kept: Tensor, mask: Tensor, disease_tokens: Tensor) -> Tensor:
         """What follows the patches: (batch 1 vision), or all tokens for `concatenation`."""
-        count = mask.sum(dim=1, keepdim=True)
         if self.fusion == "concatenation":
             return disease_tokens
         if self.fusion == "mean":
-            whole = kept.sum(dim=1) + disease_tokens.sum(dim=1)
-            return (whole / (count + disease_tokens.shape[1])).unsqueeze(1)
+            everything = torch.cat([kept, disease_tokens], dim=1)
+            there = torch.cat([mask, mask.new_ones(disease_tokens.shape[:2])], dim=1)
+            return masked_mean(everything, there).unsqueeze(1)
         found = attend(self.cross, disease_tokens, kept, mask)
-        found = attend(self.self_attention, found, found)
+        found = self.self_attention(found, found, found, need_weights=False)[0]
         disease = (self.pool(found).softmax(dim=1) * found).sum(dim=1)
-        visual = kept.sum(dim=1) / count.clamp(min=1)
+        visual = masked_mean(kept, mask)
         gate = torch.sigmoid(self.gate(torch.cat([disease, visual], dim=-1)))
         return self.fuse(gate, disease, visual).unsqueeze(1)
 

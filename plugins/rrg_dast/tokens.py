@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rrg import PieceConfig
 from rrg.axes import Axes
+from rrg.masked import attend
 
 
 class TokensConfig(PieceConfig):
@@ -43,17 +44,3 @@ class DiseaseTokens(nn.Module):
         queries = self.tokens.expand(len(patch_tokens), -1, -1)
         refined = self.norm(queries + attend(self.attention, queries, patch_tokens, patch_mask))
         return Evidence(refined, (refined * self.weight).sum(dim=-1) + self.bias)
-
-
-def attend(attention: nn.MultiheadAttention, queries: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention of queries (batch queries width) to tokens (batch tokens width) that mask (batch tokens) keeps.
-
-    A study without any token attends to zeros: a softmax over nothing would be NaN.
-    """
-    if mask is None:
-        found: Tensor = attention(queries, tokens, tokens, need_weights=False)[0]
-        return found
-    kept = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)  # what is masked may be infinite
-    absent = ~mask & mask.any(dim=1, keepdim=True)
-    found = attention(queries, kept, kept, key_padding_mask=absent, need_weights=False)[0]
-    return found

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from rrg import PieceConfig
 from rrg.axes import Axes
+from rrg.masked import masked_mean
 
 
 class ExpertsConfig(PieceConfig):
@@ -50,11 +51,10 @@ class Experts(nn.Module):
         return Evidence(logits, self.embed(weighted.flatten(1)))
 
     def _pooled(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        absent = ~mask.unsqueeze(-1)
-        if self.pool == "max":
-            kept = tokens.masked_fill(absent, torch.finfo(tokens.dtype).min)
-            return torch.where(mask.any(dim=1, keepdim=True), kept.amax(dim=1), 0.0)
-        return tokens.masked_fill(absent, 0.0).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        if self.pool == "mean":
+            return masked_mean(tokens, mask)
+        kept = tokens.masked_fill(~mask.unsqueeze(-1), torch.finfo(tokens.dtype).min)
+        return torch.where(mask.any(dim=1, keepdim=True), kept.amax(dim=1), 0.0)
 
 
 class ExpertLinear(nn.Module):

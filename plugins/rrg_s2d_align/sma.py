@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rrg import PieceConfig
 from rrg.axes import Axes
+from rrg.masked import attend, masked
 
 RG4 = "not stated in the paper's text; LLM-RG4's published value"
 
@@ -74,8 +75,7 @@ class SMA(nn.Module):
     def _adapt(self, name: str, tokens: Tensor, mask: Tensor) -> Prefix:
         """One modality's tokens (batch tokens width) to its share of the prefix."""
         memory = self.memory["shared"] if "shared" in self.memory else self.memory.get(name)
-        kept = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)  # what is masked may be infinite
-        embeds = self.adapters[name](memory, kept, mask)
+        embeds = self.adapters[name](memory, masked(tokens, mask), mask)
         if memory is None:
             return Prefix(embeds, mask)
         return Prefix(embeds, mask.any(dim=1, keepdim=True).expand(embeds.shape[:2]))
@@ -105,7 +105,8 @@ class Adapter(nn.Module):
         found = tokens
         if self.attention is not None:
             queries = tokens if memory is None else memory.expand(len(tokens), -1, -1)
-            found = attend(self.attention, queries, tokens, mask)
+            former = isinstance(self.attention, QFormer)
+            found = self.attention(queries, tokens, mask) if former else attend(self.attention, queries, tokens, mask)
         result: Tensor = self.norm(self.mlp(found))
         return result
 
@@ -117,9 +118,9 @@ class QFormer(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(QFormerLayer(config.width, config.heads, width) for _ in range(2))
 
-    def forward(self, queries: Tensor, tokens: Tensor, absent: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         for layer in self.layers:
-            queries = layer(queries, tokens, absent)
+            queries = layer(queries, tokens, mask)
         return queries
 
 
@@ -132,26 +133,12 @@ class QFormerLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
 
-    def forward(self, queries: Tensor, tokens: Tensor, absent: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         queries = self.norms[0](queries + self.itself(queries, queries, queries, need_weights=False)[0])
-        found = self.cross(queries, tokens, tokens, key_padding_mask=absent, need_weights=False)[0]
-        queries = self.norms[1](queries + found)
+        queries = self.norms[1](queries + attend(self.cross, queries, tokens, mask))
         result: Tensor = self.norms[2](queries + self.mlp(queries))
         return result
 
 
 def attention(width: int, heads: int, source: int) -> nn.MultiheadAttention:
     return nn.MultiheadAttention(width, heads, kdim=source, vdim=source, batch_first=True)
-
-
-def attend(module: nn.Module, queries: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """Attention of queries (batch queries width) to what the mask (batch tokens) keeps of the tokens.
-
-    Where it keeps nothing, to zeros: a softmax over nothing would be NaN.
-    """
-    absent = ~mask & mask.any(dim=1, keepdim=True)
-    if isinstance(module, nn.MultiheadAttention):
-        found: Tensor = module(queries, tokens, tokens, key_padding_mask=absent, need_weights=False)[0]
-        return found
-    result: Tensor = module(queries, tokens, absent)
-    return result

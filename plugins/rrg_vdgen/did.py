@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from rrg.axes import Axes
 from rrg.config import LossConfig
 from rrg.contrast import Temperature, info_nce, products
+from rrg.masked import masked_mean
 
 
 class DIDConfig(LossConfig):
@@ -35,8 +36,7 @@ class DID(nn.Module):
         patch_mask: Bool[Tensor, "batch patches"],
         report_embed: Float[Tensor, "batch language"],
     ) -> Float[Tensor, ""]:
-        kept = patch_tokens.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
-        films = F.normalize(kept.float().sum(dim=1), dim=-1)  # the mean's length is divided out
+        films = F.normalize(masked_mean(patch_tokens, patch_mask).float(), dim=-1)
         reports = F.normalize(self.project(report_embed).float(), dim=-1)
         return self.of(products(films, reports))
 

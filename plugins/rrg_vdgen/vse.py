@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from rrg.axes import Axes
 from rrg.config import LossConfig
 from rrg.contrast import Temperature, products
+from rrg.masked import masked, masked_mean
 
 
 class VSEConfig(LossConfig):
@@ -44,9 +45,7 @@ class VSE(nn.Module):
     def forward(
         self, patch_tokens: Float[Tensor, "batch patches vision"], patch_mask: Bool[Tensor, "batch patches"]
     ) -> Float[Tensor, ""]:
-        kept = self.norm(patch_tokens.masked_fill(~patch_mask.unsqueeze(-1), 0.0))
-        kept = kept.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
-        z = self.project(kept.sum(dim=1) / patch_mask.sum(dim=1, keepdim=True).clamp(min=1)).float()
+        z = self.project(masked_mean(self.norm(masked(patch_tokens, patch_mask)), patch_mask)).float()
         z = F.normalize(z, dim=-1) if self.normalize else z
         return self.of(self.temperature(products(z, z)))
 

@@ -39,6 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head, has seen enough; the flush at exit would raise again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a folder that may not be written, a file in a folder's place
+        if error.strerror is None:
+            raise
+        print(f"rrg: {error.filename or 'the disk'}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("rrg: interrupted; what was finished is kept", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     sys.path.insert(0, str(folder))
     import torch
 
-    cases: dict[str, Any] = __import__("cases").CASES
-    runner: Any = __import__("runner")
+    cases: dict[str, Any] = import_module("cases").CASES
+    runner = import_module("runner")
     unknown = [name for name in args.case if name not in cases]
     if unknown:
         raise UsageError(f"no case {unknown[0]}; cases: {', '.join(cases)}")

@@ -35,29 +35,36 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([piece.to_json() for piece in found], indent=2, ensure_ascii=False))
         return 0
     title = title_of(args.name)
+    closed = _settings(found, is_open=False) if len(found) == 1 else []
     lines = [title, ""] if title else []
     for piece in found:
-        lines += [*_piece(piece, whole=len(found) == 1), ""]
-    left = [(f"{piece.name}.{s.name}", s) for piece in found for s in piece.settings if s.open]
-    lines.append("Left open by the paper, and what was chosen:" if left else "The paper leaves no setting open.")
-    for name, setting in left:
-        lines += _wrapped(f"{name} = {_value(setting.default)}: {setting.meaning}", "  ", "      ")
+        lines += [*_piece(piece), ""]
+    left = _settings(found, is_open=True)
+    lines += ["Left open by the paper, and what was chosen:", *left] if left else ["The paper leaves no setting open."]
+    lines += ["", "Its other settings:", *closed] if closed else []
     if found[0].readme:
         lines += ["", f"More: {found[0].readme}"]
     print("\n".join(lines))
     return 0
 
 
-def _piece(piece: "Explanation", whole: bool) -> list[str]:
-    """whole: every setting too, not those alone that the paper leaves open."""
+def _piece(piece: "Explanation") -> list[str]:
     lines = [f"{piece.name}  ({piece.kind})  {piece.source}"]
     for paragraph in (piece.about, *piece.equations.split("\n\n")):
         lines += _wrapped(paragraph, "  ", "  ")
     lines += [f"  reads  {', '.join(piece.reads)}"] if piece.reads else []
     lines += [f"  gives  {', '.join(piece.gives)}"] if piece.gives else []
     lines += [f"  brings {key} = {_value(value)}" for key, value in piece.brings.items()]
-    for setting in piece.settings if whole else ():
-        lines += _wrapped(f"{piece.name}.{setting.name} = {_value(setting.default)}: {setting.meaning}", "  ", "      ")
+    return lines
+
+
+def _settings(found: "list[Explanation]", is_open: bool) -> list[str]:
+    lines = []
+    for piece in found:
+        for setting in piece.settings:
+            if setting.open == is_open:
+                text = f"{piece.name}.{setting.name} = {_value(setting.default)}: {setting.meaning}"
+                lines += _wrapped(text, "  ", "      ")
     return lines
 
 

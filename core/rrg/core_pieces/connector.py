@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rrg.axes import Axes
 from rrg.config import PieceConfig
+from rrg.masked import masked
 
 
 class ConnectorConfig(PieceConfig):
@@ -31,5 +32,4 @@ class Connector(nn.Module):
     def forward(
         self, patch_tokens: Float[Tensor, "batch patches vision"], patch_mask: Bool[Tensor, "batch patches"]
     ) -> Prefix:
-        kept = patch_tokens.masked_fill(~patch_mask.unsqueeze(-1), 0.0)  # attention times 0 would keep a NaN
-        return Prefix(self.dropout(self.norm(self.project(kept))), patch_mask)
+        return Prefix(self.dropout(self.norm(self.project(masked(patch_tokens, patch_mask)))), patch_mask)

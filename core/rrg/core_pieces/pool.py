@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rrg.axes import Axes
 from rrg.config import PieceConfig
+from rrg.masked import masked_mean
 
 
 class Pooled(NamedTuple):
@@ -22,6 +23,4 @@ class Pool(nn.Module):
     def forward(
         self, patch_tokens: Float[Tensor, "batch patches vision"], patch_mask: Bool[Tensor, "batch patches"]
     ) -> Pooled:
-        # A masked patch may hold anything, infinities too: it is put to zero, not multiplied by it.
-        kept = patch_tokens.masked_fill(~patch_mask.unsqueeze(-1), 0.0)
-        return Pooled(kept.sum(dim=1) / patch_mask.sum(dim=1, keepdim=True).clamp(min=1))
+        return Pooled(masked_mean(patch_tokens, patch_mask))

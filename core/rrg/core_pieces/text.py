@@ -20,6 +20,7 @@ import rrg._torchvision  # noqa: F401  before transformers
 from rrg.axes import Axes
 from rrg.config import PieceConfig
 from rrg.errors import UsageError
+from rrg.masked import masked, masked_mean
 
 # Architectures of the papers' encoders, so that planning asks no hub.
 KNOWN = {
@@ -46,7 +47,7 @@ class TextEncoderConfig(PieceConfig):
     words: int = Field(8192, ge=64, description="places that the small encoder hashes words to")
 
 
-class Texts(NamedTuple):
+class Encoded(NamedTuple):
     report_tokens: Float[Tensor, "batch report language"] | None
     report_embed: Float[Tensor, "batch language"] | None
     reference_tokens: Float[Tensor, "batch reference language"] | None
@@ -77,11 +78,11 @@ class TextEncoder(nn.Module):
         reference_mask: Bool[Tensor, "batch reference"] | None = None,
         phrase_ids: Int[Tensor, "batch phrase"] | None = None,
         phrase_mask: Bool[Tensor, "batch phrase"] | None = None,
-    ) -> Texts:
+    ) -> Encoded:
         report, embed = self._read(report_ids, report_mask)
         reference, _ = self._read(reference_ids, reference_mask)
         phrase, _ = self._read(phrase_ids, phrase_mask)
-        return Texts(report, embed, reference, phrase)
+        return Encoded(report, embed, reference, phrase)
 
     def _read(self, ids: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         if ids is None or mask is None:
@@ -91,7 +92,7 @@ class TextEncoder(nn.Module):
         seen[:, 0] = True
         tokens, embed = self.encoder(ids, seen)
         empty = ~mask.any(dim=1, keepdim=True)
-        return tokens.masked_fill(~mask.unsqueeze(-1), 0.0), embed.masked_fill(empty, 0.0)
+        return masked(tokens, mask), embed.masked_fill(empty, 0.0)
 
 
 class HashedWords(nn.Module):
@@ -114,7 +115,7 @@ class HashedWords(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         places = self.places(torch.arange(ids.shape[1], device=ids.device))
         tokens = self.layers(self.embed(ids) + places, src_key_padding_mask=~mask)
-        return tokens, mean_of(tokens, mask)
+        return tokens, masked_mean(tokens, mask)
 
 
 class Published(nn.Module):
@@ -128,7 +129,7 @@ class Published(nn.Module):
         if self.language != self.pooling.get_embedding_dimension():
             raise ValueError("its pooling joins several vectors; give a model that pools to its own width")
         self.length = min(length, model.get_max_seq_length() or length)
-        if set(self.tokenize([KNOWN_WORDS])[0].flatten().tolist()) <= {*self.tokenizer.all_special_ids}:
+        if set(self.tokenizer(KNOWN_WORDS)["input_ids"]) <= {*self.tokenizer.all_special_ids}:
             raise ValueError("its tokenizer knows no plain word; are the tokenizer's files missing?")
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -156,7 +157,7 @@ class Planned(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         tokens = ids.new_empty(*ids.shape, self.language, dtype=torch.float32)
-        return tokens, mean_of(tokens, mask)
+        return tokens, masked_mean(tokens, mask)
 
 
 def _published(config: TextEncoderConfig) -> nn.Module:
@@ -219,9 +220,3 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     width = max([1, *map(len, rows)])
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
     return ids, torch.tensor([[place < len(row) for place in range(width)] for row in rows])
-
-
-def mean_of(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Mean of what the mask keeps: (batch tokens width) to (batch width)."""
-    kept = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
-    return kept.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)

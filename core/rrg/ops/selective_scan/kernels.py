@@ -58,7 +58,7 @@ LOWEST, HIGHEST, BITS = np.float32(-88), np.float32(89), np.int32(23)
 
 def _exp(x: Any) -> Any:
     """float32: exp to 2 units in the last place; 0 below -87.7, infinite above 88.3. float64: math.exp."""
-    raise NotImplementedError  # compiled code only
+    return math.exp(x)
 
 
 @overload(_exp, jit_options=CONTRACT)
@@ -80,7 +80,7 @@ def _exp_of(x: Any) -> Any:
 
 def _log1p(x: Any) -> Any:
     """For 0 ≤ x ≤ 1. float32: a polynomial. float64: math.log1p."""
-    raise NotImplementedError  # compiled code only
+    return math.log1p(x)
 
 
 @overload(_log1p, jit_options=CONTRACT)
