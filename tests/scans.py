@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rrg.ops.selective_scan import selective_scan
+from rrg.ops.selective_scan import cpu, selective_scan
 
 Inputs = dict[str, Tensor]
+BACKENDS_HERE = ["naive", "chunked", *(["cpu"] if cpu.AVAILABLE else [])]
 
 
 def drawn(
@@ -27,7 +28,9 @@ def drawn(
 def results(inputs: Inputs, backend: str, upstream: Tensor | None = None, **options: Any) -> Inputs:
     """`y` and the gradient of every input, by name."""
     y = selective_scan(**inputs, backend=backend, **options)  # type: ignore[arg-type]
-    upstream = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape) if upstream is None else upstream
+    upstream = (
+        torch.linspace(-1, 2, y.numel(), dtype=y.dtype, device=y.device).view(y.shape) if upstream is None else upstream
+    )
     return {"y": y.detach()} | dict(
         zip(inputs, torch.autograd.grad((y * upstream).sum(), list(inputs.values())), strict=True)
     )

@@ -1,11 +1,14 @@
 """The gated fusion's one autograd function against the equations as printed: outputs and every gradient."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rrg.errors import UsageError
 from rrg.ops.gated_fusion import gated_fusion, naive
 
 NAMES = ("hidden", "expert", "of_hidden", "of_expert", "bias")
@@ -31,7 +34,7 @@ def fused(t: dict[str, Tensor]) -> Tensor:
 
 def gradients(result: Tensor, t: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     upstream = torch.randn(result.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return dict(zip(t, torch.autograd.grad(result, list(t.values()), upstream.to(result.dtype)), strict=True))
+    return dict(zip(t, torch.autograd.grad(result, list(t.values()), upstream.to(result)), strict=True))
 
 
 @settings(max_examples=30, deadline=None)
@@ -127,6 +130,27 @@ def test_it_compiles_whole_and_gives_the_same() -> None:
     ours, theirs = gradients(compiled(t), t, 0), gradients(fused(t), t, 0)
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("hidden", lambda t: t[0], r"hidden is \(5, 8\); expected 3 axes"),
+        ("expert", lambda t: t[:1], r"expert is \(1, 8\); the others ask for \(2, 8\)"),
+        ("expert_half", lambda t: t[:, :3], r"expert_half is \(2, 3\); the others ask for \(2, 8\)"),
+        ("weight", lambda t: t[:, :3], r"weight is \(8, 3\); the others ask for \(8, 8\)"),
+        ("weight", lambda t: t.long(), r"weight is torch.int64; expected floating-point"),
+        ("weight", lambda t: t.to("meta"), r"weight is on meta; hidden is on cpu"),
+        ("up", lambda t: torch.ones(8, 3), r"up is \(8, 3\); the others ask for \(8, 8\)"),
+        ("backend", lambda t: "cuda", r"backend='cuda'; expected auto, torch or triton"),
+    ],
+)
+def test_what_does_not_fit_is_named(name: str, change: Any, message: str) -> None:
+    t = drawn(2, 5, 8, 0)
+    arguments = {"hidden": t["hidden"], "expert": t["expert"], "expert_half": t["expert"], "weight": t["of_hidden"]}
+    arguments[name] = change(arguments.get(name))
+    with pytest.raises(UsageError, match=f"gated_fusion: {message}"):
+        gated_fusion(**arguments)
 
 
 def test_a_frozen_weight_gets_no_gradient_and_costs_none() -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from rrg.errors import UsageError
-from rrg.ops.selective_scan import cpu, selective_scan
+from rrg.ops.selective_scan import cpu, op, selective_scan
 from scans import Inputs, assert_same, drawn, results
 
 pytest.importorskip("numba")
@@ -26,7 +26,7 @@ pytest.importorskip("numba")
 
 @pytest.fixture(autouse=True)
 def memory_of_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_empty", lambda *shape, dtype: torch.full(shape, torch.nan, dtype=dtype))
+    monkeypatch.setattr(op, "empty", lambda *shape, dtype, **_: torch.full(shape, torch.nan, dtype=dtype))
 
 
 @pytest.fixture
@@ -117,12 +117,14 @@ def test_exponential_and_softplus_in_float32(limit: float) -> None:
 @pytest.mark.parametrize("given", [{"D", "z", "delta_bias"}, set()])
 def test_torch_accepts_the_op(states: int, given: set[str]) -> None:
     inputs = drawn(length=65, states=states, dtype=torch.float32)
+    inputs |= {name: inputs[name].detach().unflatten(1, (2, 3)).requires_grad_() for name in ("u", "delta", "z")}
     optional = [inputs[name] if name in given else None for name in ("D", "z", "delta_bias")]
-    arguments = *(inputs[name] for name in ("u", "delta", "A", "B", "C")), *optional, True
+    order = torch.stack([torch.arange(65), torch.randperm(65)])
+    arguments = *(inputs[name] for name in ("u", "delta", "A", "B", "C")), *optional, True, order
     assert set(torch.library.opcheck(torch.ops.rrg.selective_scan_cpu, arguments).values()) == {"SUCCESS"}
     with torch.no_grad():
         y, starts = torch.ops.rrg.selective_scan_cpu(*arguments)
-    backward = y, *(each if each is None else each.detach() for each in arguments[:-1]), starts, True
+    backward = y, *(each if each is None else each.detach() for each in arguments[:-2]), order, starts, True
     checks = torch.library.opcheck(torch.ops.rrg.selective_scan_cpu_backward, backward)
     assert set(checks.values()) == {"SUCCESS"}
 

@@ -23,7 +23,7 @@ from rrg import PieceConfig
 from rrg.axes import Axes
 from rrg.core_pieces.encoder import IMAGENET_MEAN, IMAGENET_STD, Patches
 from rrg.errors import DataError, UsageError
-from rrg.ops.selective_scan import selective_scan
+from rrg.ops.selective_scan import selective_scan_2d
 from rrg.views import side_by_side
 
 # Channels of the first stage, blocks of the four stages, rate of dropped branches in the published training.
@@ -184,34 +184,20 @@ class SS2D(nn.Module):
 
     def forward(self, x: Float[Tensor, "films rows columns width"]) -> Float[Tensor, "films rows columns width"]:
         x = F.silu(self.conv2d(self.in_proj(x).permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        reads = in_four_orders(x)  # (films length 4 width)
-        low, B, C = torch.einsum("flkw,krw->flkr", reads, self.x_proj_weight).split([self.rank, STATES, STATES], dim=-1)
-        delta = torch.einsum("flkr,kwr->flkw", low, self.dt_projs_weight)
-        y = selective_scan(
-            reads.flatten(2).transpose(1, 2),
-            delta.flatten(2).transpose(1, 2),
+        read = torch.einsum("fhwc,krc->fhwkr", x, self.x_proj_weight)
+        low, B, C = read.split([self.rank, STATES, STATES], dim=-1)
+        rows = low.flatten(0, 2).transpose(0, 1)  # (4 positions rank)
+        delta = torch.bmm(rows, self.dt_projs_weight.transpose(1, 2)).unflatten(1, x.shape[:3])
+        y = selective_scan_2d(
+            x.permute(0, 3, 1, 2),
+            delta.permute(1, 0, 4, 2, 3),
             -self.A_logs.to(torch.promote_types(self.A_logs.dtype, torch.float32)).exp(),
-            B.permute(0, 2, 3, 1),
-            C.permute(0, 2, 3, 1),
+            B.permute(0, 3, 4, 1, 2),
+            C.permute(0, 3, 4, 1, 2),
             self.Ds,
             delta_bias=self.dt_projs_bias.flatten(),
         )
-        y = from_four_orders(y.transpose(1, 2).unflatten(2, (DIRECTIONS, -1)), *x.shape[1:3])
-        return self.out_proj(self.out_norm(y))
-
-
-def in_four_orders(x: Float[Tensor, "films rows columns width"]) -> Float[Tensor, "films length 4 width"]:
-    """Row by row, column by column, and both from the end."""
-    by_row, by_column = x.flatten(1, 2), x.transpose(1, 2).flatten(1, 2)
-    return torch.stack([by_row, by_column, by_row.flip(1), by_column.flip(1)], dim=2)
-
-
-def from_four_orders(
-    y: Float[Tensor, "films length 4 width"], rows: int, columns: int
-) -> Float[Tensor, "films rows columns width"]:
-    """The sum of the four, each put back where it was read."""
-    by_row, by_column = (y[:, :, :2] + y[:, :, 2:].flip(1)).unbind(2)
-    return by_row.unflatten(1, (rows, columns)) + by_column.unflatten(1, (columns, rows)).transpose(1, 2)
+        return self.out_proj(self.out_norm(y.permute(0, 2, 3, 1)))
 
 
 # A checkpoint of the public training code holds its settings too, of a class that is a dict: read as a dict, they run

@@ -5,12 +5,17 @@ decoding, keeps it. Backward needs the hidden states, which the product keeps an
 size a layer, where the equations as printed keep four.
 """
 
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from rrg.errors import UsageError
+
+BACKENDS = ("torch", "triton")
 
 
 def gated_fusion(
@@ -19,12 +24,21 @@ def gated_fusion(
     expert_half: Float[Tensor, "batch host"],
     weight: Float[Tensor, "inner host"],
     up: Float[Tensor, "host inner"] | None = None,
+    *,
+    backend: Literal["auto", "torch", "triton"] = "auto",
 ) -> Float[Tensor, "batch text host"]:
     """h' = (1 - g) ⊙ h + g ⊙ e with g = σ(W_h h + expert_half) (LEAD, eq. 1 and 2).
 
     expert_half: W_e e + b. weight: W_h, square; with `up`, W_h = up · weight, of low rank. The products run in
-    autocast's dtype where it is on; the result has the dtype of `hidden`.
+    autocast's dtype where it is on; the result has the dtype of `hidden`. `auto` is what `choice` says.
+
+    Raises UsageError for an unknown backend, and for shapes or devices that do not fit.
     """
+    if backend not in ("auto", *BACKENDS):
+        raise UsageError(f"gated_fusion: backend={backend!r}; expected auto, torch or triton")
+    if backend == "triton" and not find_spec("triton"):
+        raise UsageError("gated_fusion: backend='triton' needs triton: pip install triton")
+    _check(hidden, {"expert": expert, "expert_half": expert_half, "weight": weight, "up": up})
     kind = _kind(hidden)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     fused: Tensor = _GatedFusion.apply(
@@ -33,8 +47,33 @@ def gated_fusion(
         expert_half.to(dtype),
         weight.to(dtype),
         None if up is None else up.to(dtype),
+        choice(hidden, dtype) if backend == "auto" else backend,
     )
     return fused
+
+
+def choice(hidden: Tensor, dtype: torch.dtype) -> Literal["torch", "triton"]:
+    """The backend that `auto` takes. dtype: of the products; 32-bit ones are faster in the vendor's library."""
+    short = dtype in (torch.bfloat16, torch.float16)
+    return "triton" if hidden.device.type == "cuda" and short and find_spec("triton") else "torch"
+
+
+def _check(hidden: Tensor, others: dict[str, Tensor | None]) -> None:
+    if hidden.ndim != 3:
+        raise UsageError(f"gated_fusion: hidden is {tuple(hidden.shape)}; expected 3 axes, batch, text and host")
+    weight, up = others["weight"], others["up"]
+    batch, host = len(hidden), hidden.shape[2]
+    inner = host if up is None or weight is None or weight.ndim != 2 else len(weight)
+    shapes = {"expert": (batch, host), "expert_half": (batch, host), "weight": (inner, host), "up": (host, inner)}
+    for name, tensor in others.items():
+        if tensor is None:
+            continue
+        if tensor.shape != shapes[name]:
+            raise UsageError(f"gated_fusion: {name} is {tuple(tensor.shape)}; the others ask for {shapes[name]}")
+        if tensor.device != hidden.device:
+            raise UsageError(f"gated_fusion: {name} is on {tensor.device}; hidden is on {hidden.device}")
+        if not tensor.is_floating_point():
+            raise UsageError(f"gated_fusion: {name} is {tensor.dtype}; expected floating-point numbers")
 
 
 def _kind(tensor: Tensor) -> str:
@@ -44,25 +83,40 @@ def _kind(tensor: Tensor) -> str:
 
 class _GatedFusion(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, expert: Tensor, half: Tensor, weight: Tensor, up: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, expert: Tensor, half: Tensor, weight: Tensor, up: Tensor | None, backend: str
+    ) -> Tensor:
         with torch.autocast(_kind(hidden), enabled=False):
-            inner = hidden.to(weight.dtype) @ weight.T
-            gate = inner if up is None else inner @ up.T
-            gate.add_(half.unsqueeze(1)).sigmoid_()
-            ctx.save_for_backward(hidden, expert, gate, weight, up, None if up is None else inner)
-            return torch.lerp(hidden, expert.unsqueeze(1), gate.to(hidden.dtype))
+            inner = None if up is None else hidden.to(weight.dtype) @ weight.T
+            factor, last = (hidden.to(weight.dtype), weight) if inner is None or up is None else (inner, up)
+            ctx.triton = backend == "triton"
+            if ctx.triton:
+                from rrg.ops.gated_fusion import gpu
+
+                fused, gate = gpu.forward(factor, last, hidden, expert, half, keep=any(ctx.needs_input_grad))
+            else:
+                gate = factor @ last.T
+                gate.add_(half.unsqueeze(1)).sigmoid_()
+                fused = torch.lerp(hidden, expert.unsqueeze(1), gate.to(hidden.dtype))
+            ctx.save_for_backward(hidden, expert, gate, weight, up, inner)
+            return fused
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, expert, gate, weight, up, inner = ctx.saved_tensors
         with torch.autocast(_kind(hidden), enabled=False):
-            taken = upstream * gate
-            of_expert = taken.sum(dim=1)
-            of_hidden = upstream - taken
-            of_gate = torch.sub(expert.unsqueeze(1), hidden).mul_(upstream)
-            of_sum = torch.ops.aten.sigmoid_backward(of_gate.to(gate.dtype), gate)
-            of_half = of_sum.sum(dim=1)
+            if ctx.triton:
+                from rrg.ops.gated_fusion import gpu
+
+                of_hidden, of_expert, of_sum, of_half = gpu.backward(upstream, hidden, expert, gate, weight.dtype)
+            else:
+                taken = upstream * gate
+                of_expert = taken.sum(dim=1)
+                of_hidden = upstream - taken
+                of_gate = torch.sub(expert.unsqueeze(1), hidden).mul_(upstream)
+                of_sum = torch.ops.aten.sigmoid_backward(of_gate.to(gate.dtype), gate)
+                of_half = of_sum.sum(dim=1)
             rows = of_sum.flatten(0, 1)
             of_up = rows.T @ inner.flatten(0, 1) if up is not None and ctx.needs_input_grad[4] else None
             rows = rows if up is None else rows @ up
@@ -71,4 +125,4 @@ class _GatedFusion(torch.autograd.Function):
                 of_hidden.view(-1, hidden.shape[-1]).addmm_(rows, weight)
             else:
                 of_hidden = of_hidden + (rows @ weight).view_as(of_hidden)
-        return of_hidden, of_expert, of_half, of_weight, of_up
+        return of_hidden, of_expert, of_half, of_weight, of_up, None

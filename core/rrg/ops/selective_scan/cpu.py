@@ -8,7 +8,7 @@ Python threads meet.
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rrg.errors import UsageError
+from rrg.ops.selective_scan import op
 from rrg.ops.selective_scan.naive import state_dtype
 
 AVAILABLE = find_spec("numba") is not None
@@ -26,27 +27,20 @@ WIDTH, STATES = 192, 3072
 GRAIN = 2**15  # exponentials worth a thread
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    softplus: bool,
-) -> Tensor:
+def selective_scan(*arguments: Any) -> Tensor:
     """Shapes as in `rrg.ops.selective_scan`. Without a copy where channels lie side by side in memory."""
+    return op.by_groups(ordered_scan, *arguments)
+
+
+def ordered_scan(u: Tensor, *rest: Any) -> Tensor:
+    """Shapes as in `rrg.ops.selective_scan.op`."""
     if not AVAILABLE:
         raise UsageError("selective_scan: backend='cpu' needs numba: pip install numba")
     if u.device.type not in ("cpu", "meta"):
-        raise UsageError(f"selective_scan: backend='cpu' given tensors on {u.device}; expected them on the CPU")
-    y: Tensor = _forward(u, delta, A, B, C, D, z, delta_bias, softplus)[0]
-    return y
+        raise UsageError(f"selective_scan: backend='cpu' given u on {u.device}; expected it on the CPU")
+    return _scan(u, *rest)
 
 
-@torch.library.custom_op("rrg::selective_scan_cpu", mutates_args=(), device_types="cpu")
 def _forward(
     u: Tensor,
     delta: Tensor,
@@ -57,26 +51,28 @@ def _forward(
     z: Tensor | None,
     delta_bias: Tensor | None,
     softplus: bool,
+    order: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """y, and the state before every `EVERY`-th step (batch chunks N channels)."""
     from rrg.ops.selective_scan import kernels
 
-    (batch, channels, length), states = u.shape, A.shape[1]
-    inputs, dtype, size = _inputs(u, delta, A, B, C, D, delta_bias, z), state_dtype(u), _size(A, B)
-    y = _empty(batch, length, channels, dtype=dtype)
-    starts = _empty(batch, -(-length // EVERY), states, channels, dtype=dtype)
+    dtype, size, states = state_dtype(u), _size(A, B), A.shape[1]
+    shared, stored = op.shared(u, delta), _stored(u, delta, z)
+    long = [_sided(u, stored), _sided(delta, stored), None if z is None else _sided(z, stored)]
+    y = op.long(u, dtype if shared else stored)
+    starts = op.empty(len(u), -(-u.shape[3] // EVERY), states, A.shape[0], dtype=dtype)
+    inputs = *map(_flat, long), _strides(*long, y), *_small(A, B, C, D, delta_bias, dtype), order.numpy()
 
     def run(first: int, last: int) -> None:
-        scratch = _empty(states, size, dtype=dtype), _empty(size, dtype=dtype)
-        settings = softplus, z is not None, size, EVERY, first, last
-        arguments: Any = (*_arrays(*inputs), *settings, *_arrays(*scratch, y, starts))
+        scratch = op.empty(states, size, dtype=dtype), op.empty(3, size, dtype=dtype)
+        settings = softplus, z is not None, shared, size, EVERY, first, last
+        arguments: Any = (*inputs, *settings, *_arrays(*scratch), _flat(y), *_arrays(starts))
         kernels.forward(*arguments)
 
-    _share_out(run, _tasks(u, B, size), y.numel() * states)
-    return y.to(u.dtype).transpose(1, 2), starts
+    _share_out(run, _tasks(u, delta, size), delta.numel() * states)
+    return y.to(u.dtype), starts
 
 
-@torch.library.custom_op("rrg::selective_scan_cpu_backward", mutates_args=(), device_types="cpu")
 def _backward(
     upstream: Tensor,
     u: Tensor,
@@ -87,126 +83,82 @@ def _backward(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    order: Tensor,
     starts: Tensor,
     softplus: bool,
 ) -> list[Tensor]:
-    """The gradients of the tensors given, in the order of the arguments from u on."""
+    """The gradients of the tensors given, in the order of the arguments from u to delta_bias."""
     from rrg.ops.selective_scan import kernels
 
-    (batch, channels, length), (states, groups) = u.shape, (A.shape[1], B.shape[1])
-    inputs, dtype, size = _inputs(u, delta, A, B, C, D, delta_bias, z), state_dtype(u), _size(A, B)
-    empty = partial(_empty, dtype=dtype)
-    of_u, of_delta = empty(batch, length, channels), empty(batch, length, channels)
-    of_z = empty(*of_u.shape) if z is not None else empty(0, 0, 0)
-    parts = -(-(channels // groups) // size)
-    of_A, of_D, of_bias = empty(batch, states, channels), empty(batch, channels), empty(batch, channels)
-    of_B, of_C = (empty(parts, batch, length, groups, states) for _ in range(2))
-    out, carry = _by_time(upstream, dtype), empty(batch, states, channels)
+    (batch, groups, share, length), states = delta.shape, A.shape[1]
+    dtype, size = state_dtype(u), _size(A, B)
+    shared, stored = op.shared(u, delta), _stored(u, delta, z, upstream)
+    long = [None if each is None else _sided(each, stored) for each in (upstream, u, delta, z)]
+    of_u, of_delta = op.long(u, dtype if shared else stored), op.like(delta, stored)
+    of_z = None if z is None else op.long(z, stored)
+    of_A, of_D, of_bias = (op.empty(batch, *each, groups * share, dtype=dtype) for each in ((states,), (), ()))
+    of_B, of_C = (op.empty(-(-share // size), batch, length, groups, states, dtype=dtype) for _ in range(2))
+    inputs = *map(_flat, long), _strides(*long, of_u, of_delta, of_z)
+    inputs = *inputs, *_small(A, B, C, D, delta_bias, dtype), order.numpy()
+    carry = op.empty(batch, states, groups * share, dtype=dtype)
+    outputs = *map(_flat, (of_u, of_delta, of_z)), *_arrays(of_A, of_B, of_C, of_D, of_bias)
 
     def run(first: int, last: int) -> None:
         steps = min(EVERY, length)
-        scratch = empty(2, steps, states, size), empty(4, steps, size), empty(states, size)
-        settings = softplus, z is not None, size, EVERY, first, last
-        outputs = _arrays(starts, *scratch, carry, of_u, of_delta, of_A, of_B, of_C, of_D, of_bias, of_z)
-        arguments: Any = (*_arrays(out, *inputs), *settings, *outputs)
+        shapes = (2, steps, states, size), (5, steps, size), (2, size), (states, size)
+        scratch = [op.empty(*shape, dtype=dtype) for shape in shapes]
+        settings = softplus, z is not None, shared, size, EVERY, first, last
+        arguments: Any = (*inputs, *settings, *_arrays(starts, *scratch, carry), *outputs)
         kernels.backward(*arguments)
 
-    _share_out(run, _tasks(u, B, size), of_u.numel() * states)
-    of_A, of_B, of_C, of_D, of_bias = (_total(each) for each in (of_A, of_B, of_C, of_D, of_bias))
-    of_u, of_delta, of_z = (each.transpose(1, 2) for each in (of_u, of_delta, of_z))
-    of_B, of_C = (each.permute(0, 2, 3, 1) for each in (of_B, of_C))
-    gradients = of_u, of_delta, of_A.T, of_B, of_C, of_D, of_z, of_bias
-    given = u, delta, A, B, C, D, z, delta_bias
-    return [gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, given, strict=True) if tensor is not None]
+    _share_out(run, _tasks(u, delta, size), delta.numel() * states)
+    of_A, of_B, of_C, of_D, of_bias = map(_total, (of_A, of_B, of_C, of_D, of_bias))
+    gradients = of_u, of_delta, of_A.T, of_B.permute(0, 2, 3, 1), of_C.permute(0, 2, 3, 1), of_D, of_z, of_bias
+    return op.given_alone(gradients, u, delta, A, B, C, D, z, delta_bias)
 
 
-@_forward.register_fake
-def _(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    batch, channels, length = u.shape
-    starts = u.new_empty(batch, -(-length // EVERY), A.shape[1], channels, dtype=state_dtype(u))
-    return _like_by_time(u), starts
+_scan = op.define("cpu", _forward, _backward, EVERY, "cpu")
 
 
-@_backward.register_fake
-def _(
-    upstream: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    starts: Tensor,
-    softplus: bool,
-) -> list[Tensor]:
-    gradients = [_like_by_time(u), _like_by_time(delta), A.new_empty(A.shape[::-1]).T]
-    gradients += [each.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1) for each in (B, C)]
-    gradients += [] if D is None else [D.new_empty(D.shape)]
-    gradients += [] if z is None else [_like_by_time(z)]
-    return gradients + ([] if delta_bias is None else [delta_bias.new_empty(delta_bias.shape)])
+def _stored(u: Tensor, *others: Tensor | None) -> torch.dtype:
+    """The dtype in which the kernels read: bfloat16 where all have it, else the state's."""
+    short = all(each is None or each.dtype == torch.bfloat16 for each in (u, *others))
+    return torch.bfloat16 if short else state_dtype(u)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.softplus = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.set_materialize_grads(False)
+def _sided(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Channels side by side; as it is, where it already is so."""
+    x = x.to(dtype)
+    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
 
 
-def _gradients(ctx: Any, upstream: Tensor, _: None) -> tuple[Tensor | None, ...]:
-    tensors = ctx.saved_tensors
-    found = iter(_backward(upstream, *tensors, ctx.softplus))
-    return *(None if tensor is None else next(found) for tensor in tensors[:-1]), None
+def _flat(x: Tensor | None) -> Any:
+    """The memory of a tensor as the kernels read it: one long array."""
+    if x is None:
+        return torch.empty(0).numpy()
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) if x.numel() else 0
+    flat = x.detach().as_strided((extent,), (1,))
+    return (flat.view(torch.uint16) if x.dtype == torch.bfloat16 else flat).numpy()
 
 
-_forward.register_autograd(_gradients, setup_context=_keep)
+def _strides(*long: Tensor | None) -> Any:
+    """Of each: how far a batch entry, a position and a group lie apart; 0 for the group of what the groups share."""
+    rows = [(0, 0, 0) if x is None else (x.stride(0), x.stride(3), x.stride(1) * (x.shape[1] > 1)) for x in long]
+    return torch.tensor(rows).numpy()
 
 
-def _inputs(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    z: Tensor | None,
-) -> list[Tensor]:
-    """As the kernels read them: contiguous, in the state's dtype."""
-    dtype = state_dtype(u)
-    nothing = torch.zeros(u.shape[1], dtype=dtype)
+def _small(
+    A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None, dtype: torch.dtype
+) -> list[Any]:
+    """The short inputs as the kernels read them: contiguous, in the state's dtype."""
+    nothing = torch.zeros(len(A), dtype=dtype)
     D, bias = (nothing if each is None else each.to(dtype).contiguous() for each in (D, delta_bias))
     B, C = (each.permute(0, 3, 1, 2).to(dtype).contiguous() for each in (B, C))
-    gate = nothing.new_empty(0, 0, 0) if z is None else _by_time(z, dtype)
-    return [_by_time(u, dtype), _by_time(delta, dtype), A.T.to(dtype).contiguous(), B, C, D, bias, gate]
-
-
-def _by_time(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(batch channels length) to a contiguous (batch length channels)."""
-    return x.transpose(1, 2).contiguous().to(dtype)
-
-
-def _like_by_time(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], x.shape[2], x.shape[1]).transpose(1, 2)
+    return _arrays(A.T.to(dtype).contiguous(), B, C, D, bias)
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:
     return [tensor.detach().numpy() for tensor in tensors]
-
-
-def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype)
 
 
 def _total(parts: Tensor) -> Tensor:
@@ -221,9 +173,8 @@ def _size(A: Tensor, B: Tensor) -> int:
     return -(-share // parts // 16) * 16
 
 
-def _tasks(u: Tensor, B: Tensor, size: int) -> int:
-    groups = B.shape[1]
-    return len(u) * groups * -(-(u.shape[1] // groups) // size)
+def _tasks(u: Tensor, delta: Tensor, size: int) -> int:
+    return len(u) * u.shape[1] * -(-delta.shape[2] // size)
 
 
 def _share_out(run: Callable[[int, int], None], tasks: int, work: int) -> None:
