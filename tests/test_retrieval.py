@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rrg.config import RetrieverConfig
 from rrg.data.study import Study, StudyFolder
 from rrg.errors import DataError, RRGError
 from rrg.retrieval import Entry, Index, build_index
@@ -129,3 +130,22 @@ def test_keys_that_are_not_finite_are_refused(
 
     with pytest.raises(RRGError, match="train0"):
         keys_of(reporter.model, folder, folder.split("train")[:2], "index", reporter.model.keys)
+
+
+def test_an_index_searched_by_faiss_is_saved_and_opened_as_one(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    config, keys = RetrieverConfig(search="ivf", probe=99), torch.randn(40, 3)
+    entries = [Entry(f"s{i}", f"p{i // 2}", "r") for i in range(40)]
+    exact = Index(keys, entries)
+    exact.save(tmp_path / "exact")
+    made = Index.open(tmp_path / "exact", config)  # sorted into cells as it is opened
+    made.save(tmp_path / "ivf")
+    opened = Index.open(tmp_path / "ivf", config)
+    queries, asking = torch.randn(6, 3), [study("s3", f"p{i}") for i in range(6)]
+    expected = [[entry for entry, _ in found] for found in exact.search(queries, asking, 4)]
+    for index in (made, opened):
+        assert [[entry for entry, _ in found] for found in index.search(queries, asking, 4)] == expected
+    Index(keys[:30], entries[:30]).save(tmp_path / "other")
+    (tmp_path / "ivf" / "index.faiss").rename(tmp_path / "other" / "index.faiss")
+    with pytest.raises(DataError, match=r"index.faiss: 40 keys of 3 numbers for \(30, 3\)"):
+        Index.open(tmp_path / "other", config)

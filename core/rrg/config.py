@@ -27,6 +27,15 @@ class LossConfig(PieceConfig):
     weight: float = Field(1.0, description="factor before it is added to the language-model loss; 0 leaves it out")
 
 
+class RetrieverConfig(PieceConfig):
+    """Base of every retriever's configuration."""
+
+    search: Literal["exact", "ivf"] = Field(
+        "exact", description="of the index: exact, or approximate by faiss in cells of similar keys, for large corpora"
+    )
+    probe: int = Field(16, ge=1, description="cells that a search by ivf looks into")
+
+
 class LoRA(PieceConfig):
     """Low-rank adapters on the language model (Hu et al. 2022), by peft."""
 

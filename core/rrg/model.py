@@ -254,6 +254,10 @@ class RRGModel(nn.Module):
     def retriever(self) -> str | None:
         return next((name for name, kind in self.kinds.items() if kind == "retriever"), None)
 
+    @property
+    def retriever_config(self) -> object:
+        return self.configs[self.retriever] if self.retriever else None
+
     def keys(self, values: Values) -> Tensor:
         """The retriever's keys of a batch (batch key); their inner product is the retrieval's score."""
         assert self.retriever is not None

@@ -1,4 +1,4 @@
-"""Exact retrieval of exemplars from the training split, by the inner product of a retriever's keys."""
+"""Retrieval of exemplars from the training split, by the inner product of a retriever's keys."""
 
 import json
 import os
@@ -17,8 +17,10 @@ from rrg.batch import Studies, collate
 from rrg.data.study import Study, StudyFolder
 from rrg.errors import DataError, RRGError
 from rrg.model import RRGModel, Values
+from rrg.ops.nearest import IVF, Nearest
 
 CHUNK = 1024
+CELLS = "index.faiss"
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,15 @@ class Entry:
 
 
 class Index:
-    """Keys (entries key) of the training split, and whose they are."""
+    """Keys (entries key) of the training split, and whose they are; searched exactly, or by faiss with `ivf`."""
 
-    def __init__(self, keys: Tensor, entries: Sequence[Entry]) -> None:
+    def __init__(self, keys: Tensor, entries: Sequence[Entry], search: Nearest | IVF | None = None) -> None:
         self.keys, self.entries = keys.float().cpu(), list(entries)
+        self._nearest = search or Nearest(self.keys)
         self._places = {entry.id: place for place, entry in enumerate(self.entries)}
-        self._numbers: dict[str, int] = {}
-        self._owners = torch.tensor([self._numbers.setdefault(e.patient, len(self._numbers)) for e in self.entries])
+        self._of_patient: dict[str, set[int]] = {}
+        for place, entry in enumerate(self.entries):
+            self._of_patient.setdefault(entry.patient, set()).add(place)
 
     def search(self, keys: Tensor, studies: Sequence[Study], k: int = 1) -> list[list[tuple[Entry, float]]]:
         """The k best entries for each study by its key (studies key), with scores, best first; ties in index order.
@@ -48,33 +52,35 @@ class Index:
         found = []
         for start in range(0, len(studies), CHUNK):
             asked = studies[start : start + CHUNK]
-            scores = keys[start : start + CHUNK].float().cpu() @ self.keys.T
-            patients = torch.tensor([self._numbers.get(study.patient, -1) for study in asked])
-            themselves = torch.tensor([self._places.get(study.id, -1) for study in asked])
-            excluded = (patients[:, None] == self._owners) | (themselves[:, None] == torch.arange(len(self.entries)))
-            scores.masked_fill_(excluded, -torch.inf)
-            # topk alone breaks ties as it likes: it finds the k-th score, and everything that reaches it is sorted.
-            least = scores.topk(min(k, scores.shape[1]), dim=1).values[:, -1]
-            for row, threshold in zip(scores, least, strict=True):
-                places = ((row >= threshold) & (row > -torch.inf)).nonzero().flatten()
-                best, order = row[places].sort(descending=True, stable=True)
-                chosen = zip(places[order[:k]].tolist(), best[:k].tolist(), strict=True)
-                found.append([(self.entries[place], score) for place, score in chosen])
+            own = [self._of_patient.get(s.patient, set()) | {self._places.get(s.id, -1)} for s in asked]
+            wanted = min(k + max(map(len, own)), len(self.entries))
+            answers = self._nearest.search(keys[start : start + CHUNK].float().cpu(), wanted)
+            for scores, places, mine in zip(*(each.tolist() for each in answers), own, strict=True):
+                ranked = zip(places, scores, strict=True)
+                others = [(self.entries[place], score) for place, score in ranked if place not in mine]
+                found.append(others[:k])
         return found
 
     def save(self, folder: Path) -> None:
-        """Write `index.safetensors` and `index.jsonl` into a folder that appears at once."""
+        """Write `index.safetensors`, `index.jsonl` and, searched by faiss, `index.faiss`, in a folder that appears at
+        once.
+        """
         partial = folder.with_name(f".{folder.name}.writing")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_file({"keys": self.keys.contiguous()}, partial / "index.safetensors")
         lines = [json.dumps({"id": e.id, "patient": e.patient, "report": e.report}) + "\n" for e in self.entries]
         (partial / "index.jsonl").write_text("".join(lines), encoding="utf-8")
+        if isinstance(self._nearest, IVF):
+            self._nearest.save(partial / CELLS)
         os.replace(partial, folder)
 
     @classmethod
-    def open(cls, folder: Path) -> "Index":
-        """Read a saved index. Raises DataError where it is missing or its two files disagree."""
+    def open(cls, folder: Path, config: object = None) -> "Index":
+        """Map a saved index into memory. config: the retriever's, which says how it is searched.
+
+        Raises DataError where the index is missing or its files disagree.
+        """
         try:
             keys = load_file(folder / "index.safetensors")["keys"]
             lines = (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
@@ -83,7 +89,19 @@ class Index:
             raise DataError(f"{folder}: no retrieval index that can be read: {error}") from error
         if keys.ndim != 2 or len(entries) != len(keys):
             raise DataError(f"{folder}: keys {tuple(keys.shape)} for {len(entries)} studies; the index is damaged")
-        return cls(keys, entries)
+        return cls(keys, entries, _search(keys, config, folder / CELLS))
+
+
+def _search(keys: Tensor, config: object, saved: Path | None = None) -> Nearest | IVF:
+    if getattr(config, "search", "exact") == "exact":
+        return Nearest(keys)
+    probe: int = getattr(config, "probe", 16)
+    if saved is None or not saved.exists():
+        return IVF.of(keys, probe)
+    found = IVF.open(saved, probe)
+    if (found.index.ntotal, found.index.d) != tuple(keys.shape):
+        raise DataError(f"{saved}: {found.index.ntotal} keys of {found.index.d} numbers for {tuple(keys.shape)}")
+    return found
 
 
 @torch.inference_mode()
@@ -119,7 +137,8 @@ def build_index(model: RRGModel, folder: StudyFolder) -> Index:
     """Index the training split, and nothing of the others."""
     studies = folder.split("train")
     entries = [Entry(study.id, study.patient, study.findings) for study in studies]
-    return Index(keys_of(model, folder, studies, "index", model.keys), entries)
+    keys = keys_of(model, folder, studies, "index", model.keys)
+    return Index(keys, entries, _search(keys, model.retriever_config))
 
 
 def exemplars(model: RRGModel, folder: StudyFolder, studies: Sequence[Study], index: Index) -> dict[str, Entry]:

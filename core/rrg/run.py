@@ -163,7 +163,7 @@ def load(path: str | Path, device: str | None = None) -> Reporter:
     for stage in recipe.stages:
         model.begin(stage)
     load_weights(model, last)
-    index = Index.open(folder / "index") if model.configs[recipe.stages[-1]].exemplars else None
+    index = Index.open(folder / "index", model.retriever_config) if model.configs[recipe.stages[-1]].exemplars else None
     return Reporter(model.to(where), index)
 
 

@@ -199,7 +199,7 @@ def _run_stage(
         if here.is_main_process and not (partial / "index").exists():
             build_index(model, folder).save(partial / "index")
         here.wait_for_everyone()
-        index = Index.open(partial / "index")
+        index = Index.open(partial / "index", model.retriever_config)
         shown = {
             i: entry.report for split in (train, val) for i, entry in exemplars(model, folder, split, index).items()
         }

@@ -6,11 +6,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rrg import PieceConfig
 from rrg.axes import Axes
+from rrg.config import RetrieverConfig
 
 
-class DMSRConfig(PieceConfig):
+class DMSRConfig(RetrieverConfig):
     visual: float = Field(0.5, ge=0, le=1, description="λ, the share of visual similarity; not stated in the paper")
 
 
