@@ -52,14 +52,13 @@ def test_a_piece_alone_has_all_its_settings(capsys: pytest.CaptureFixture[str]) 
     assert main(["explain", "dmsr", "--json"]) == 0
     [piece] = json.loads(capsys.readouterr().out)
     assert piece["name"] == "dast.dmsr"
-    assert piece["settings"] == [
-        {
-            "name": "visual",
-            "default": 0.5,
-            "meaning": "λ, the share of visual similarity; not stated in the paper",
-            "open": True,
-        }
-    ]
+    assert [setting["name"] for setting in piece["settings"]] == ["search", "probe", "visual"]
+    assert piece["settings"][2] == {
+        "name": "visual",
+        "default": 0.5,
+        "meaning": "λ, the share of visual similarity; not stated in the paper",
+        "open": True,
+    }
     assert main(["explain", "vdgen.train"]) == 0
     said = capsys.readouterr().out
     assert "vdgen.train.lr = 0.0001" in said
