@@ -138,7 +138,7 @@ def table(result: dict[str, Any]) -> str:
     """Markdown: one line a row."""
     found = result["machine"]
     head = ", ".join(f"{key} {value}" for key, value in found.items() if value is not None)
-    lines = [f"{result['help']} ({head})", ""]
+    lines = [f"{' '.join(result['help'].split())} ({head})", ""]
     kept = any("kept bytes" in row for block in result["blocks"] for row in block["rows"].values())
     lines.append(f"| | row | ms | over the floor | times the reference |{' kept for backward |' if kept else ''}")
     lines.append(f"|---|---|---|---|---|{'---|' if kept else ''}")

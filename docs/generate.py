@@ -35,6 +35,18 @@ rrg bench gated-fusion --quick
 runs a case's tests, then every way to do the same work, interleaved in one run. Read the ratios: times drift with the
 machine and with what else runs on it. The floor is what the work cannot do without, such as the bare matrix product;
 the reference is the plainest way. Without `--quick` the sizes below are measured and kept.
+
+| operation, in `rrg.ops` | on the CPU | on a GPU | else |
+|---|---|---|---|
+| `selective_scan` | `cpu`: numba, threads of its own | `triton`, else `mamba-ssm` | `chunked`: plain PyTorch |
+| `selective_scan_2d`: four directions of a map | `cpu`, no tensor for a direction | `triton`, likewise | `chunked` |
+| `gated_fusion` | `torch`: one autograd function | 16-bit: `triton`, else `torch` | `torch` |
+| `nearest`: retrieval | exact through a narrow table | on the CPU | `dast.dmsr.search=ivf`: faiss |
+
+`choice` of each module says what `auto` takes, and `backend=` takes another. `naive.py` beside each is its
+specification: the tests hold every backend to it, output and gradients. The Triton kernels are tested in Triton's
+interpreter and compiled for sm_80 and sm_90. `pip install 'rrg-compose[faiss]'`, `[bench]` (mamba.py, a peer) and
+`[cuda]` (mamba-ssm) add what is optional.
 """
 ABLATIONS_HEAD = """\
 <!-- Written by `make docs-pages` from the tables of registry.toml. -->

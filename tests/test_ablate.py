@@ -127,6 +127,7 @@ def test_the_list_and_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path
         (["ablate", "lead-4"], "give --data and --out"),
         (["ablate", "lead-4", *data, "--steps", "0"], "1 or more steps"),
         (["ablate", "lead-4", *data, "--seeds", "1", "1"], "each seed once"),
+        (["ablate", "lead-4", *data, "--seeds", "-1"], "seed: "),
         (["ablate", "lead-4", *data, "--set", "seed=3"], "a table runs over --seeds"),
         (["ablate", "lead-4", *data, "--steps", "7", "--host", "no-such"], "lead-4, row baseline: "),
         (["ablate", "lead-4", *data, "--set", "lead.gate.no=1"], "lead.gate has no setting no"),
@@ -135,6 +136,9 @@ def test_the_list_and_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path
         assert main(words) == 2
         assert hint in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+    (tmp_path / "x").write_text("a file")
+    assert main(["ablate", "lead-4", *data]) == 1
+    assert "Not a directory" in capsys.readouterr().err
     with pytest.raises(UsageError, match="no table"):
         table_of("x")
     assert shlex.split(commands(table_of("lead-4"))[0][1])[:2] == ["rrg", "run"]

@@ -104,3 +104,14 @@ def test_a_language_model_refines(
     assert "0 annotated, 5 by rule" in said
     with pytest.raises(UsageError, match="tiny is built at random"):
         host_refiner("tiny")
+
+
+def test_a_folder_in_the_place_of_annotations_is_named(
+    studies: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "phrases", str(studies.path), "--radgraph", str(tmp_path)]) == 1
+    assert f"{tmp_path}: no JSON file of RadGraph annotations" in capsys.readouterr().err
+    lines = (studies.path / METADATA).read_text().splitlines()
+    (studies.path / METADATA).write_text("\n".join([json.dumps({**json.loads(lines[0]), "phrases": 3}), *lines[1:]]))
+    assert main(["data", "phrases", str(studies.path)]) == 1
+    assert "phrases: Input should be a valid array" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The command line as a whole: light to load, every command explained by an example that works."""
 
 import argparse
+import errno
 import re
 import shlex
 import subprocess
@@ -120,3 +121,21 @@ def test_a_reader_that_has_seen_enough_is_no_traceback() -> None:
     )
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "runs/x"), "rrg: runs/x: Permission denied\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), "rrg: the disk: No space left on device\n"),
+    ],
+)
+def test_what_the_disk_refuses_is_one_line(
+    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("rrg.cli.plugins.run", refused)
+    assert main(["plugins"]) == 1
+    assert capsys.readouterr().err == said

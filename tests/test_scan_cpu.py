@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -215,3 +216,14 @@ def test_the_forward_pass_keeps_one_state_in_64() -> None:
         selective_scan(**inputs, backend="cpu")
     assert max(sizes) <= inputs["u"].numel()
     assert np.prod(inputs["u"].shape) * 4 // 64 in sizes
+
+
+def test_what_is_compiled_is_kept_on_disk(tmp_path: Path) -> None:
+    code = """if True:
+        import torch
+        from rrg.ops.selective_scan import kernels, selective_scan
+        selective_scan(*(torch.ones(1, 1, 2) for _ in range(2)), torch.ones(1, 1), *torch.ones(2, 1, 1, 1, 2))
+        stats = kernels.forward.stats
+        print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+    """
+    assert [run(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)] == ["0 1\n", "1 0\n"]
