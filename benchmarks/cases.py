@@ -179,10 +179,12 @@ def vmamba(device: str, quick: bool) -> Iterator[Measurement]:
 
 def _orders(u: Tensor, *rest: object, **options: object) -> Tensor:
     """A map read in four orders into memory of its own, and put back together."""
-    by_row, by_column = u.flatten(2), u.mT.flatten(2)
-    reads = torch.stack([by_row, by_column, by_row.flip(2), by_column.flip(2)], dim=1)
-    back = reads[:, :2] + reads[:, 2:].flip(3)
-    return back[:, 0].unflatten(2, u.shape[2:]) + back[:, 1].unflatten(2, u.mT.shape[2:]).mT
+    x = u.permute(0, 2, 3, 1)
+    by_row, by_column = x.flatten(1, 2), x.transpose(1, 2).flatten(1, 2)
+    reads = torch.stack([by_row, by_column, by_row.flip(1), by_column.flip(1)], dim=2)
+    by_row, by_column = (reads[:, :, :2] + reads[:, :, 2:].flip(1)).unbind(2)
+    y = by_row.unflatten(1, x.shape[1:3]) + by_column.unflatten(1, x.shape[2:0:-1]).transpose(1, 2)
+    return y.permute(0, 3, 1, 2)
 
 
 def retrieval(device: str, quick: bool) -> Iterator[Measurement]:

@@ -7,6 +7,7 @@ to the best peer and to the floor, which is what the work cannot do without.
 
 import json
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def run(case: Case, *, device: str, quick: bool, say: Callable[[str], None]) -> 
     """Measure a case; None, with nothing measured, where its tests fail."""
     tests = [str(HERE.parent / "tests" / name) for name in case.tests]
     say(f"{case.name}: tests of {', '.join(case.tests)}")
-    words = [sys.executable, "-m", "pytest", "-q", "-x", *tests]
+    words = [sys.executable, "-m", "pytest", "-q", "-x", "-m", f"not slow{' and not gpu' * (device == 'cpu')}", *tests]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         say(done.stdout)
@@ -67,9 +68,11 @@ def run(case: Case, *, device: str, quick: bool, say: Callable[[str], None]) -> 
 def measured(block: Measurement, device: str, seconds: float) -> dict[str, Any]:
     """Interleave the rows until `seconds` a row are spent, three times at least."""
     times: dict[str, list[float]] = {name: [] for name in block.rows}
-    spent, rounds = 0.0, 0
+    spent, rounds, shuffle = 0.0, 0, random.Random(0)
     while rounds < 4 or (spent < seconds * len(block.rows) and rounds < 200):
-        for name, call in block.rows.items():
+        # In another order each time, since a row may find in the cache what the one before it left there.
+        for name in shuffle.sample(list(block.rows), len(block.rows)):
+            call = block.rows[name]
             started = time.perf_counter()
             call()
             if device == "cuda":

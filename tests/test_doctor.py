@@ -206,6 +206,15 @@ def test_an_optional_backend_is_a_note_until_it_is_installed(tmp_path: Path, mon
     assert next(doctor.optional()) == ("ok", "quick-scan 2.0: scans")
 
 
+def test_the_kernels_that_are_taken_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rrg.ops.selective_scan import cpu
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert next(doctor.kernels()) == ("ok", "on cpu: selective scan by cpu, gated fusion in bfloat16 by torch")
+    monkeypatch.setattr(cpu, "AVAILABLE", False)
+    assert next(doctor.kernels())[1].startswith("on cpu: selective scan by chunked")
+
+
 def test_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -18,6 +18,7 @@ from shlex import quote
 from urllib.parse import unquote, urlsplit
 
 OPTIONAL = {
+    "faiss-cpu": "approximate retrieval from large corpora",
     "mamba-ssm": "selective scans on CUDA",
     "triton": "GPU kernels, and torch.compile on GPUs",
 }
@@ -140,6 +141,18 @@ def optional() -> Rows:
         yield "ok", f"{said}: METEOR"
 
 
+def kernels() -> Rows:
+    """The implementations that are taken here."""
+    import torch
+
+    from rrg.ops import gated_fusion, selective_scan
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.empty(0, 0, 0, device=device, dtype=torch.bfloat16)
+    scan, fusion = selective_scan.choice(x), gated_fusion.choice(x, x.dtype)
+    yield "ok", f"on {device}: selective scan by {scan}, gated fusion in bfloat16 by {fusion}"
+
+
 def gpu() -> Rows:
     """The GPUs that torch sees."""
     import torch
@@ -196,4 +209,4 @@ def data_folders(given: Iterable[Path]) -> Rows:
             yield "note", f"{path}: {folder.warnings[0]}; warnings in all: {len(folder.warnings)}"
 
 
-CHECKS = (versions, entry_points, plugins, optional, gpu, torchvision, machine)
+CHECKS = (versions, entry_points, plugins, optional, gpu, kernels, torchvision, machine)
