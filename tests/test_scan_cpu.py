@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from rrg.errors import UsageError
+from rrg.ops import threads
 from rrg.ops.selective_scan import cpu, op, selective_scan
 from scans import Inputs, assert_same, drawn, results
 
@@ -172,7 +173,7 @@ class Scanned(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Tensor:
         torch.set_num_threads(2)
-        cpu._pool().submit(int).result(timeout=30)  # the parent's threads are not here to answer
+        threads._pool().submit(int).result(timeout=30)  # the parent's threads are not here to answer
         return results(drawn(width=20, seed=index), "cpu")["u"]
 
 

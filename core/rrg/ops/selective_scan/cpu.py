@@ -1,16 +1,11 @@
-"""The selective scan on the CPU: compiled kernels on a pool of threads, as the custom op `rrg::selective_scan_cpu`.
+"""The selective scan on the CPU: compiled kernels on torch's threads, as the custom op `rrg::selective_scan_cpu`.
 
 The forward pass keeps the state before every 64th step; the backward pass computes the states between once more.
 numba is imported at the first call. Its own parallel loops are not used: they kill forked workers, or abort where two
 Python threads meet.
 """
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from importlib.util import find_spec
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,6 +14,7 @@ from torch import Tensor
 from rrg.errors import UsageError
 from rrg.ops.selective_scan import op
 from rrg.ops.selective_scan.naive import state_dtype
+from rrg.ops.threads import share_out
 
 AVAILABLE = find_spec("numba") is not None
 EVERY = 64  # steps from one kept state to the next
@@ -69,7 +65,8 @@ def _forward(
         arguments: Any = (*inputs, *settings, *_arrays(*scratch), _flat(y), *_arrays(starts))
         kernels.forward(*arguments)
 
-    _share_out(run, _tasks(u, delta, size), delta.numel() * states)
+    tasks = len(u) * u.shape[1] * -(-delta.shape[2] // size)
+    share_out(run, tasks, _threads(delta.numel() * states))
     return y.to(u.dtype), starts
 
 
@@ -111,7 +108,8 @@ def _backward(
         arguments: Any = (*inputs, *settings, *_arrays(starts, *scratch, carry), *outputs)
         kernels.backward(*arguments)
 
-    _share_out(run, _tasks(u, delta, size), delta.numel() * states)
+    tasks = len(u) * u.shape[1] * -(-delta.shape[2] // size)
+    share_out(run, tasks, _threads(delta.numel() * states))
     of_A, of_B, of_C, of_D, of_bias = map(_total, (of_A, of_B, of_C, of_D, of_bias))
     gradients = of_u, of_delta, of_A.T, of_B.permute(0, 2, 3, 1), of_C.permute(0, 2, 3, 1), of_D, of_z, of_bias
     return op.given_alone(gradients, u, delta, A, B, C, D, z, delta_bias)
@@ -173,34 +171,5 @@ def _size(A: Tensor, B: Tensor) -> int:
     return -(-share // parts // 16) * 16
 
 
-def _tasks(u: Tensor, delta: Tensor, size: int) -> int:
-    return len(u) * u.shape[1] * -(-delta.shape[2] // size)
-
-
-def _share_out(run: Callable[[int, int], None], tasks: int, work: int) -> None:
-    """run(first, last) over all tasks, on up to torch.get_num_threads() threads, of which this is one.
-
-    Twice as many pieces as threads: one that another program holds up leaves its pieces to the others.
-    """
-    threads = max(min(torch.get_num_threads(), tasks, work // GRAIN), 1)
-    pieces = min(2 * threads, tasks) if threads > 1 else 1
-    bounds = [tasks * i // pieces for i in range(pieces + 1)]
-    following = pairwise(bounds)  # next() on it is one step under the interpreter's lock
-
-    def work_off() -> None:
-        for first, last in following:
-            run(first, last)
-
-    others = [_pool().submit(work_off) for _ in range(threads - 1)]
-    work_off()
-    for other in others:
-        if not other.cancel():
-            other.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="selective_scan")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the threads
+def _threads(exponentials: int) -> int:
+    return max(min(torch.get_num_threads(), exponentials // GRAIN), 1)
