@@ -65,7 +65,7 @@ def parts(labels: Labels) -> str:
     """One row a part of the studies: the part that the rules were written on, the other, both."""
     first = labels.numbers % 4 == 1
     lines = [
-        "| studies | n | agreement | F1 of present, mean of 14 | F1 of absent, mean of 13 |",
+        "| studies | n | agreement | mean F1 of present | mean F1 of absent |",
         "|---|---|---|---|---|",
     ]
     for name, rows in (("4k + 1", first), ("4k + 3", ~first), ("all odd", first | True)):
