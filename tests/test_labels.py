@@ -32,6 +32,7 @@ ALIKE = {
     "There is an acute fracture of the left sixth rib.": {"Fracture": 1},
     "There is a 9 mm nodule in the right upper lobe.": {"Lung Lesion": 1},
     "There is a 9 mm nodule, not seen on prior exams.": {"Lung Lesion": 1},
+    "Density not seen on the previous exam, healed rib fracture noted.": {"Fracture": 1},
     "The mediastinum is widened.": {"Enlarged Cardiomediastinum": 1},
     "Mild mediastinal widening.": {"Enlarged Cardiomediastinum": 1},
     "The mediastinum is not widened.": {"Enlarged Cardiomediastinum": 0},
