@@ -27,7 +27,7 @@ def test_cli_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for expected in (
         "R2Gen's annotation.json",
         "CC BY-NC-ND 4.0",
-        "labels   rules",
+        "labels   chexpert",
         "Left out: 1 problem (1 no findings)",
     ):
         assert expected in out

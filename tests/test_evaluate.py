@@ -125,8 +125,8 @@ def test_exact_labels_are_used_where_the_card_has_them(folder: StudyFolder) -> N
     exact = evaluate(copies(folder), StudyFolder(folder.path, folder.card, wrong))
     assert exact.reference_labels == "exact"
     assert exact.rows["model"].clinical.micro.support == 0
-    read = evaluate(copies(folder), StudyFolder(folder.path, {**folder.card, "labels": "rules"}, wrong))
-    assert read.reference_labels == "by rules on the reference reports"
+    read = evaluate(copies(folder), StudyFolder(folder.path, {**folder.card, "labels": "chexpert"}, wrong))
+    assert read.reference_labels == "by chexpert on the reference reports"
     assert read.rows["model"].clinical.micro.support == 7
 
 
@@ -164,7 +164,7 @@ def test_meteor_is_never_made_up(folder: StudyFolder, monkeypatch: pytest.Monkey
 
 def test_the_table_says_how_it_was_made(folder: StudyFolder) -> None:
     table = evaluate(copies(folder), folder).table()
-    for part in ("phantom, split test, n = 5 of 5", "r2gen|clean:iu", "reports by rules, of references exact"):
+    for part in ("phantom, split test, n = 5 of 5", "r2gen|clean:iu", "reports by chexpert, of references exact"):
         assert part in table
     for part in ("uncertain->0, macro-14", "Distinct reports: 2 of 5. Word for word in train: 100.0%", "F1 micro"):
         assert part in table
@@ -292,7 +292,7 @@ def iu_xray() -> StudyFolder:
         for split, items in annotation.items()
         for x in items
     ]
-    return StudyFolder(IU_XRAY, {"name": "iu-xray", "labels": "rules"}, studies)
+    return StudyFolder(IU_XRAY, {"name": "iu-xray", "labels": "chexpert"}, studies)
 
 
 def test_iu_vocabulary_is_the_published_one(iu_xray: StudyFolder) -> None:

@@ -34,7 +34,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     collection.add_argument("src", metavar="SRC", type=Path, help="folder to import")
     collection.add_argument("dest", metavar="DEST", type=Path, help="data folder to make; must not exist yet")
     collection.add_argument("--skip-bad", action="store_true", help="leave out studies with problems, and count them")
-    collection.add_argument("--labeler", default="rules", metavar="NAME", help="labels the findings (default: rules)")
+    collection.add_argument(
+        "--labeler", default="chexpert", metavar="NAME", help="labels the findings (default: chexpert)"
+    )
     collection.add_argument(
         "--seed", type=int, default=0, help="draws the split where the source has none (default: 0)"
     )

@@ -61,14 +61,14 @@ def import_iu_xray(
 ) -> Import:
     """Import `src`, in whichever of `FORMS` it is, into the new data folder `dest`.
 
-    Labels are the labeler's (rules, by default) on the findings. `seed` draws the 7:1:2 split by patient that Open-i's
-    form gets where no annotation.json lies beside it.
+    Labels are the labeler's (chexpert, by default) on the findings. `seed` draws the 7:1:2 split by patient that
+    Open-i's form gets where no annotation.json lies beside it.
 
     Raises: UsageError where `src` is no folder or `dest` holds something; DataError where the form is unknown, and,
     unless `skip_bad`, with every problem of the source's entries.
     """
     src, dest = Path(src), Path(dest)
-    labeler = labeler or get_labeler("rules")
+    labeler = labeler or get_labeler("chexpert")
     try:
         form = detect(src)
         if form == "open-i":

@@ -23,7 +23,7 @@ from rrg.labels.rules import PRESENT, RuleLabeler, sentences
 
 MAX_BYTES = 2 << 30
 SIDES = {"left", "right", "bilateral"}
-_LABELER = RuleLabeler(slips=False)
+_LABELER = RuleLabeler("strict")
 _TABLE = tomllib.loads((files("rrg.data") / "phrases.toml").read_text(encoding="utf-8"))
 REFINE: str = _TABLE["refine"]["prompt"]
 """Asks a language model to refine `{phrases}`, a line each. Wording and examples are ours: the paper's prompt is a

@@ -39,7 +39,7 @@ def evaluate(
     *,
     split: str = "test",
     rules: str | None = None,
-    labeler: str = "rules",
+    labeler: str = "chexpert",
     seed: int = 0,
 ) -> Scores:
     """Score `predictions` against the findings of `folder`'s studies of that split.

@@ -1,4 +1,4 @@
-"""Labelers: report text in, the 14 CheXpert observations out. `get_labeler("rules")` is the bundled one."""
+"""Labelers: report text in, the 14 CheXpert observations out. `get_labeler()` is the default, `chexpert`."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,16 +20,16 @@ class Labeler(Protocol):
         ...
 
 
-def _rules(slips: bool) -> Labeler:
+def _rules(mode: str) -> Labeler:
     from rrg.labels.rules import RuleLabeler
 
-    return RuleLabeler(slips)
+    return RuleLabeler(mode)
 
 
-LABELERS: dict[str, Callable[[], Labeler]] = {"rules": partial(_rules, True), "rules-plain": partial(_rules, False)}
+LABELERS: dict[str, Callable[[], Labeler]] = {mode: partial(_rules, mode) for mode in ("chexpert", "strict")}
 
 
-def get_labeler(name: str = "rules") -> Labeler:
+def get_labeler(name: str = "chexpert") -> Labeler:
     """The labeler of that name. Raises UsageError that lists the names there are."""
     if name not in LABELERS:
         raise UsageError(f"no labeler is named {name!r}; there are: {', '.join(sorted(LABELERS))}")

@@ -1,7 +1,7 @@
-"""A rule-based labeler after CheXpert (Irvin et al., AAAI 2019): find mentions, classify each, aggregate per report.
+"""A rule-based labeler after CheXpert (Irvin et al., AAAI 2019) and NegBio (Peng et al., AMIA Summits 2018).
 
-The tables are data: `mentions.toml` says what a mention is, `modifiers.toml` what negates it or makes it uncertain,
-`slips.toml` which sentences the original is known to misread.
+Find the mentions of each observation in each sentence, classify each by the words around it, aggregate per report. The
+rules are data: `chexpert.toml` and `strict.toml` each hold a mode.
 """
 
 import re
@@ -19,41 +19,25 @@ PRESENT, ABSENT, UNCERTAIN = 1, 0, -1
 NO_FINDING = "No Finding"
 LONGEST_SENTENCE = 1000
 """Characters; what runs on longer is no sentence, and is read in pieces so that time stays linear in the text."""
+REACH = 400
+"""Characters before and after a mention in which words deny or doubt it."""
 
 _ABBREVIATION = r"(?<!\bdr)(?<!\bvs)(?<!\bapprox)(?<!\bmr)(?<!\bms)"
 _SENTENCE_END = re.compile(rf"{_ABBREVIATION}(?<!\b\d)[.!?]+(?=\s|$)|(?<=[a-z]{{2}})\.(?=[a-z])|\n\s*\n")
+_NOTHING = r"(?!)"
 
 
-def _table(name: str) -> dict[str, Any]:
-    return tomllib.loads((files("rrg.labels") / name).read_text(encoding="utf-8"))
-
-
-def _words(patterns: Iterable[str]) -> re.Pattern[str]:
-    """One expression for whole words; a bare symbol such as `;` matches as it is."""
-    return re.compile("|".join(rf"\b(?:{p})\b" if re.match(r"[\w(\\]", p) else p for p in patterns))
-
-
-class _Patterns(NamedTuple):
+class _Mention(NamedTuple):
     """What one observation's mentions look like."""
 
     by_kind: tuple[tuple[str, re.Pattern[str]], ...]
     exceptions: re.Pattern[str]
 
-    @classmethod
-    def of(cls, table: dict[str, list[str]]) -> "_Patterns":
-        kinds = tuple((kind, _starts(table[kind])) for kind in ("organ", "mention", "vague") if kind in table)
-        return cls(kinds, _starts(table.get("except", [r"(?!)"])))
 
-
-class _Slip(NamedTuple):
+class _Reading(NamedTuple):
     observation: str
     pattern: re.Pattern[str]
     label: int
-
-
-def _starts(patterns: Sequence[str]) -> re.Pattern[str]:
-    """One expression for what starts at a word's start."""
-    return re.compile(rf"\b(?:{'|'.join(patterns)})")
 
 
 def sentences(report: str) -> list[str]:
@@ -64,26 +48,41 @@ def sentences(report: str) -> list[str]:
 
 
 def aggregate(values: Iterable[int]) -> int:
-    """The label of a report from those of its mentions: {0, -1} gives -1, and a 1 anywhere gives 1."""
+    """The label of a report from those of its mentions: {0, -1} and {0, -1, 1} give -1, {0, 1} and {-1, 1} give 1."""
     seen = set(values)
-    return next(label for label in (PRESENT, UNCERTAIN, ABSENT) if label in seen)
+    if PRESENT in seen and not {ABSENT, UNCERTAIN} <= seen:
+        return PRESENT
+    return UNCERTAIN if UNCERTAIN in seen else ABSENT
 
 
 class RuleLabeler:
-    """The `rules` labeler: no weights, deterministic, thousands of reports a second."""
+    """No weights, deterministic, thousands of reports a second. `name` is the mode."""
 
-    def __init__(self, slips: bool = True) -> None:
-        """`slips` repeats the original labeler's systematic misreadings (slips.toml)."""
-        self.name = "rules" if slips else "rules-plain"
-        mentions, modifiers = _table("mentions.toml"), _table("modifiers.toml")
-        self._patterns = {name: _Patterns.of(table) for name, table in mentions.items()}
-        self._words = {
-            f"{table}.{key}": _words(patterns) for table, entry in modifiers.items() for key, patterns in entry.items()
+    def __init__(self, mode: str = "chexpert") -> None:
+        """`chexpert` reads as the CheXpert labeler does, misreadings included; `strict` as a clinician would."""
+        self.name = mode
+        table: dict[str, Any] = tomllib.loads((files("rrg.labels") / f"{mode}.toml").read_text(encoding="utf-8"))
+        self._silent: int | None = table["mode"].get("silent_organ")
+        self._stable: int | None = table["mode"].get("stable_organ")
+        start = table["mode"]["word_start"]
+        self._mentions = {
+            observation: _Mention(
+                tuple((kind, _any(found, start)) for kind, found in entry.items() if kind != "except"),
+                _any(entry.get("except", [_NOTHING]), start),
+            )
+            for observation, entry in table["mention"].items()
         }
-        self._slips = [
-            _Slip(s["observation"], re.compile(s["pattern"]), s["label"]) for s in _table("slips.toml")["slip"] if slips
+        self._words = {
+            f"{name}.{key}": _words(patterns)
+            for name in ("organ", "negation", "uncertainty")
+            for key, patterns in table[name].items()
+        }
+        self._readings = [
+            _Reading(entry["observation"], re.compile(entry["pattern"]), entry["label"])
+            for entry in table.get("reading", [])
         ]
         self._label_sentence = lru_cache(maxsize=100_000)(self._label_sentence_uncached)
+        self._ends = lru_cache(maxsize=4)(self._ends_uncached)
 
     def __call__(self, reports: Sequence[str]) -> np.ndarray:
         """(reports, 14) float32 in {1, 0, -1, nan}; columns in the order of OBSERVATIONS."""
@@ -111,51 +110,96 @@ class RuleLabeler:
         return labels
 
     def _label_sentence_uncached(self, sentence: str) -> tuple[tuple[str, int], ...]:
-        found = []
-        for observation, patterns in self._patterns.items():
-            skip = [m.span() for m in patterns.exceptions.finditer(sentence)]
-            for kind, pattern in patterns.by_kind:
-                for match in pattern.finditer(sentence):
-                    start, end = match.span()
-                    if not any(a < end and start < b for a, b in skip):
-                        found.append((observation, self._classify(kind, sentence, start, end)))
-        for slip in self._slips:
-            if slip.pattern.search(sentence):
-                found = [(o, v) for o, v in found if o != slip.observation] + [(slip.observation, slip.label)]
+        found = {
+            (observation, label) for observation in self._mentions for label in self._mentioned(observation, sentence)
+        }
+        for reading in self._readings:
+            if reading.pattern.search(sentence):
+                found = {(o, v) for o, v in found if o != reading.observation}
+                found.add((reading.observation, reading.label))
         return tuple(found)
 
-    def _classify(self, kind: str, sentence: str, start: int, end: int) -> int:
+    def _mentioned(self, observation: str, sentence: str) -> set[int]:
+        """The labels that an observation's mentions in a sentence have."""
+        mention, labels = self._mentions[observation], set[int]()
+        skip = [m.span() for m in mention.exceptions.finditer(sentence)]
+        for kind, pattern in mention.by_kind:
+            for match in pattern.finditer(sentence):
+                start, end = match.span()
+                if any(a < end and start < b for a, b in skip):
+                    continue
+                if (label := self._classify(kind, sentence, start, end)) is not None:
+                    labels.add(label)
+        return labels
+
+    def _classify(self, kind: str, sentence: str, start: int, end: int) -> int | None:
+        """The label of one mention; None where it says nothing of the observation."""
+        start, end = _whole_words(sentence, start, end)
         if kind == "organ":
             return self._state_of_organ(sentence, start, end)
         label = self.certainty(sentence, start, end)
+        if kind == "implied":
+            return None if label == ABSENT else UNCERTAIN
         return UNCERTAIN if kind == "vague" and label == PRESENT else label
 
     def certainty(self, sentence: str, start: int, end: int) -> int:
-        """Present, absent or uncertain, by the words around sentence[start:end] within its scope."""
+        """Present, absent or uncertain, by the words around sentence[start:end] within their scope."""
         words = self._words
-        ends = [m.span() for m in words["scope.end"].finditer(sentence)]
-        before = sentence[max((b for _, b in ends if b <= start), default=0) : start]
-        after = sentence[end : min((a for a, _ in ends if a >= end), default=len(sentence))]
-        if words["uncertainty.strong_before"].search(before) or words["uncertainty.strong_after"].search(after):
+        before, after = self._scope("uncertainty.end", sentence, start, end)
+        if words["uncertainty.first_before"].search(before) or words["uncertainty.first_after"].search(after):
             return UNCERTAIN
-        if words["negation.before"].search(before) or words["negation.after"].search(after):
+        if self._is_negated(sentence, start, end):
             return ABSENT
         if words["uncertainty.before"].search(before) or words["uncertainty.after"].search(after):
             return UNCERTAIN
         return PRESENT
 
-    def _state_of_organ(self, sentence: str, start: int, end: int) -> int:
+    def _is_negated(self, sentence: str, start: int, end: int) -> bool:
+        before, after = self._scope("negation.end", sentence, start, end)
+        return bool(self._words["negation.before"].search(before) or self._words["negation.after"].search(after))
+
+    def _scope(self, which: str, sentence: str, start: int, end: int) -> tuple[str, str]:
+        """What stands before and after sentence[start:end], up to the words that end its scope."""
+        ends = self._ends(which, sentence)
+        left = max((b for _, b in ends if b <= start), default=0)
+        right = min((a for a, _ in ends if a >= end), default=len(sentence))
+        return sentence[max(left, start - REACH) : start], sentence[end : min(right, end + REACH)]
+
+    def _ends_uncached(self, which: str, sentence: str) -> list[tuple[int, int]]:
+        return [match.span() for match in self._words[which].finditer(sentence)]
+
+    def _state_of_organ(self, sentence: str, start: int, end: int) -> int | None:
         """What the sentence says of an organ: in its own comma-separated part first, then after it, then before it."""
         left, right = sentence.rfind(",", 0, start) + 1, sentence.find(",", end)
         right = len(sentence) if right < 0 else right
+        words = self._words
         for part in (sentence[left:right], sentence[end:], sentence[:start]):
-            if self._words["organ.not_present"].search(part):
+            if words["organ.not_present"].search(part):
                 return ABSENT
-            if present := self._words["organ.present"].search(part):
-                return UNCERTAIN if self._words["uncertainty.before"].search(part[: present.start()]) else PRESENT
-            normal, stable = self._words["organ.absent"].search(part), self._words["organ.uncertain"].search(part)
-            if normal and (stable is None or normal.start() < stable.start()):
+            present, absent = words["organ.present"].search(part), words["organ.absent"].search(part)
+            stable = words["organ.stable"].search(part)
+            if absent and (present is None or absent.start() < present.start()):
                 return ABSENT
-            if stable:
-                return UNCERTAIN
-        return PRESENT
+            if stable and (present is None or self._stable is not None):
+                return self._stable
+            if present:
+                return UNCERTAIN if words["uncertainty.before"].search(part[: present.start()]) else PRESENT
+        return self._silent
+
+
+def _whole_words(sentence: str, start: int, end: int) -> tuple[int, int]:
+    """The span with the rest of the words that it begins and ends in."""
+    while start and sentence[start - 1 : start + 1].isalnum():
+        start -= 1
+    while end < len(sentence) and sentence[end - 1 : end + 1].isalnum():
+        end += 1
+    return start, end
+
+
+def _any(patterns: Sequence[str], start: str) -> re.Pattern[str]:
+    return re.compile(rf"{start}(?:{'|'.join(patterns)})")
+
+
+def _words(patterns: Iterable[str]) -> re.Pattern[str]:
+    """One expression for whole words; a bare symbol such as `;` matches as it is."""
+    return re.compile("|".join(rf"\b(?:{p})\b" if re.match(r"[\w(\\]", p) else p for p in patterns))
