@@ -221,7 +221,7 @@ def test_the_commands_of_the_page_run(
         (tmp_path / name).write_text(json.dumps({p.id: {"entities": {}} for p in predictions}))
     shutil.copy(checkpoint, "chexbert.pth")
     shutil.copytree(tokenizer, "bert-base-uncased")
-    page = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "protocols.md").read_text(encoding="utf-8")
     commands = [line for block in re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S) for line in block.splitlines()]
     assert len(commands) == 6
     for command in commands:

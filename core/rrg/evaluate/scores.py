@@ -158,12 +158,14 @@ def _presets(rows: dict[str, Row]) -> list[str]:
     model, others = rows["model"], [name for name in rows if name != "model"]
     figures = [(preset, figure) for preset, found in model.presets.items() for figure in found]
     first, second = (max(len(pair[i]) for pair in figures) for i in (0, 1))
-    head = "".join(f"{name:>9}" for name in ("P", "R", "F1")) + "".join(f"{f'F1 of {name}':>25}" for name in others)
+    columns = {name: f"  F1 of {name}" for name in others}
+    head = "".join(f"{name:>9}" for name in ("P", "R", "F1")) + "".join(columns.values())
     lines = [f"{'clinical preset':<{first + second + 4}}{head}"]
     for preset, figure in figures:
         a = model.presets[preset][figure]
         values = "".join(f"{v:>9.3f}" for v in (a.precision, a.recall, a.f1))
-        values += "".join(f"{rows[name].presets[preset][figure].f1:>25.3f}" for name in others)
+        for name, column in columns.items():
+            values += f"{rows[name].presets[preset][figure].f1:>{len(column)}.3f}"
         lines.append(f"{preset:<{first + 2}}{figure:<{second + 2}}{values}  {PRESETS[preset].labeler or 'not stated'}")
     lines[0] += "  labeler of the paper"
     return lines
