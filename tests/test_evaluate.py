@@ -5,66 +5,34 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from evaluations import EFFUSION, NORMAL, copies, no_java, study_folder
 from rrg.cli import main
 from rrg.data.study import Study, StudyFolder
 from rrg.errors import DataError, RRGError, UsageError
 from rrg.evaluate import Exemplar, Prediction, Scores, evaluate, evaluation, read_predictions
 from rrg.evaluate.clinical import clinical
-from rrg.evaluate.meteor import MeteorUnavailable
 from rrg.evaluate.protocol import RULES, Protocol
 from rrg.evaluate.scores import write_scores
+from rrg.labels import get_labeler
 from rrg.observations import OBSERVATIONS
 
 IU_XRAY = Path(os.environ.get("RRG_IU_XRAY", Path(__file__).parents[2] / "shared/data/iu_xray"))
-NORMAL = "The heart is normal in size. The lungs are clear. No pneumothorax."
-EFFUSION = "There is a small left pleural effusion. The heart is enlarged."
 
 
 @pytest.fixture(autouse=True)
 def _no_java(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """METEOR's start takes seconds; tests that ask for it are marked `meteor_runs` by their name."""
-
-    def unavailable(tables: object) -> dict[str, float]:
-        raise MeteorUnavailable("no java")
-
+    """METEOR's start takes seconds; tests that ask for it are marked by their name."""
     if "meteor" not in request.node.name:
-        monkeypatch.setattr(evaluation, "meteor", unavailable)
-
-
-def study(number: int, split: str, findings: str, **labels: float) -> Study:
-    return Study(
-        id=f"s{number}",
-        patient=f"p{number}",
-        split=split,  # type: ignore[arg-type]
-        file_names=["images/film.png"],
-        findings=findings,
-        labels={name: labels.get(name.replace(" ", "_")) for name in OBSERVATIONS},
-    )
+        monkeypatch.setattr(evaluation, "meteor", no_java)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> StudyFolder:
-    """Seven training, three validation and five test studies, as a folder on disk."""
-    studies = [study(i, "train", text) for i, text in enumerate([NORMAL] * 4 + [EFFUSION] * 3)]
-    studies += [study(i, "val", text) for i, text in enumerate([NORMAL, NORMAL, EFFUSION], 7)]
-    studies += [study(i, "test", NORMAL, No_Finding=1) for i in range(10, 13)]
-    studies += [study(i, "test", EFFUSION, Pleural_Effusion=1, Cardiomegaly=1) for i in range(13, 15)]
-    path = tmp_path / "data"
-    (path / "images").mkdir(parents=True)
-    (path / "images/film.png").write_bytes(b"not looked at")
-    (path / "metadata.jsonl").write_text("".join(s.model_dump_json() + "\n" for s in studies))
-    card = {"name": "phantom", "labels": "exact", "source": "test", "licence": "none"}
-    (path / "dataset.json").write_text(json.dumps(card))
-    return StudyFolder.open(path)
-
-
-def copies(folder: StudyFolder, **changes: Any) -> list[Prediction]:
-    return [Prediction(id=s.id, report=s.findings, reference=s.findings, **changes) for s in folder.split("test")]
+    return study_folder(tmp_path / "data")
 
 
 def test_a_perfect_model_is_scored_as_one(folder: StudyFolder) -> None:
@@ -126,7 +94,7 @@ def test_exact_labels_are_used_where_the_card_has_them(folder: StudyFolder) -> N
     assert exact.reference_labels == "exact"
     assert exact.rows["model"].clinical.micro.support == 0
     read = evaluate(copies(folder), StudyFolder(folder.path, {**folder.card, "labels": "chexpert"}, wrong))
-    assert read.reference_labels == "by chexpert on the reference reports"
+    assert read.reference_labels == f"by {get_labeler().name} on the reference reports"
     assert read.rows["model"].clinical.micro.support == 7
 
 
@@ -145,6 +113,7 @@ def test_distinct_and_copied_reports_are_counted(folder: StudyFolder) -> None:
     predictions[0] = predictions[0].model_copy(update={"report": "Something else."})
     scores = evaluate(predictions, folder)
     assert (scores.distinct, scores.verbatim) == (3, 0.8)
+    assert (scores.repeated.report, scores.repeated.count) == (scores.reports[1].hypothesis, 2)
 
 
 def test_missing_predictions_and_other_references_are_said(folder: StudyFolder) -> None:
@@ -164,7 +133,11 @@ def test_meteor_is_never_made_up(folder: StudyFolder, monkeypatch: pytest.Monkey
 
 def test_the_table_says_how_it_was_made(folder: StudyFolder) -> None:
     table = evaluate(copies(folder), folder).table()
-    for part in ("phantom, split test, n = 5 of 5", "r2gen|clean:iu", "reports by chexpert, of references exact"):
+    for part in (
+        "phantom, split test, n = 5 of 5",
+        "r2gen|clean:iu",
+        f"reports by {get_labeler().name}, of references exact",
+    ):
         assert part in table
     for part in ("uncertain->0, macro-14", "Distinct reports: 2 of 5. Word for word in train: 100.0%", "F1 micro"):
         assert part in table
@@ -183,8 +156,10 @@ def test_ids_given_twice_are_refused(folder: StudyFolder) -> None:
 
 
 def test_an_unknown_protocol_is_refused(folder: StudyFolder) -> None:
-    with pytest.raises(UsageError, match="'r2gengpt'; there are: r2gen"):
-        evaluate(copies(folder), folder, "r2gengpt")
+    with pytest.raises(UsageError, match="'r2gn'; there are: r2gen, r2gengpt, raw"):
+        evaluate(copies(folder), folder, "r2gn")
+    with pytest.raises(UsageError, match="no section 'history'; there are: findings, impression"):
+        evaluate(copies(folder), folder, section="history")
 
 
 def test_a_split_without_training_studies_is_refused(folder: StudyFolder) -> None:
@@ -201,7 +176,7 @@ def test_problems_of_a_predictions_file_are_listed_with_their_lines(tmp_path: Pa
     starts = [
         "line 2: id: Input",
         "line 3: not JSON",
-        "line 4: the line: Input",
+        "line 4: not an object but list",
         "line 5: id a was already",
         "line 6: not",
     ]

@@ -1,4 +1,4 @@
-"""Protocol r2gen: cleaning, vocabulary, references, hypotheses, the best constant, METEOR's driver."""
+"""Protocols: cleaning, vocabulary, references, hypotheses, the best constant, METEOR's driver."""
 
 import random
 import shutil
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu import Bleu
 
 from rrg.errors import UsageError
@@ -14,7 +16,7 @@ from rrg.evaluate import meteor as driver
 from rrg.evaluate.constant import ConstantBleu, best_constant
 from rrg.evaluate.language import language_scores
 from rrg.evaluate.meteor import MeteorUnavailable, meteor
-from rrg.evaluate.protocol import RULES, Protocol, clean, rules_for
+from rrg.evaluate.protocol import PROTOCOLS, RULES, Protocol, clean, protocol_for, rules_for
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs java")
 WORDS = ["the", "lungs", "are", "clear", "no", "acute", "effusion", "heart", "is", "normal", ".", "mild", "left"]
@@ -45,6 +47,52 @@ def test_only_mimic_rules_collapse_underscores_newlines_and_spaces() -> None:
     raw = "No   change\nfrom ___."
     assert clean(raw, RULES["mimic"]) == "no change from  ."
     assert clean(raw, RULES["iu"]) == "no   change\nfrom  ."
+
+
+@pytest.mark.parametrize(
+    ("raw", "cleaned"),
+    [
+        ("IMPRESSION: Heart <1 cm.", "impression : heart <1 cm ."),
+        ("Ratio 2:1 @ a=b [c] A-B.\nClear.", "ratio 2 :1 @ a=b c a-b . clear ."),
+        ("Seen :  ___ on", "seen  :  on ."),
+        ("", "."),
+    ],
+)
+def test_r2gengpt_keeps_colons_apart_and_other_marks_on_mimic(raw: str, cleaned: str) -> None:
+    form = protocol_for("r2gengpt", {"name": "MIMIC-CXR"}, None, [], "findings")
+    assert form.reference(raw) == cleaned
+    assert not raw or form.hypothesis(cleaned) == form.hypothesis(raw) == cleaned
+
+
+def test_r2gengpt_neither_cuts_nor_drops_rare_words_and_is_r2gen_on_iu() -> None:
+    form = protocol_for("r2gengpt", {"name": "CheXpert Plus"}, None, ["a."] * 3, "findings")
+    assert form.reference("Lungs " * 200) == "lungs " * 200 + "."
+    assert form.signature.startswith(
+        "r2gengpt|clean:mimic|vocab:none|refs:clean,uncut|hyps:clean,uncut|target:findings|"
+    )
+    on_iu = protocol_for("r2gengpt", {"name": "iu-xray"}, None, [], "findings")
+    assert on_iu.reference("T>L: 3.5 cm.") == clean("T>L: 3.5 cm.", RULES["iu"]) == "tl 35 cm ."
+
+
+def test_raw_changes_nothing_but_white_space() -> None:
+    form = protocol_for("raw", None, None, None, "reference")
+    assert (
+        form.reference(" Heart:\u2028 3.5 cm.\n\n[X]") == form.hypothesis("Heart: 3.5 cm. [X]") == "Heart: 3.5 cm. [X]"
+    )
+    assert form.signature.startswith("raw|clean:none,one-space|vocab:none|refs:uncut|hyps:uncut|target:reference|")
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_report_without_text_stays_empty(name: str) -> None:
+    assert protocol_for(name, {"name": "phantom"}, None, ["a."], "findings").hypothesis(" \n") == ""
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@given(st.text(st.sampled_from("aB .:,<>/'\"-[]1_\n\t"), max_size=40))
+def test_a_cleaned_report_is_left_as_it_is(name: str, text: str) -> None:
+    form = protocol_for(name, {"name": "mimic-cxr"}, None, ["a."], "findings")
+    once = form.hypothesis(text)
+    assert form.hypothesis(once) == once
 
 
 @pytest.mark.parametrize(

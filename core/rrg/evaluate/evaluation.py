@@ -1,106 +1,184 @@
-"""`evaluate`: score predictions against a data folder by a named protocol, beside null baselines on its studies."""
+"""`evaluate`: score reports by a named protocol, beside null baselines on the same studies."""
 
-import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from rrg.data.study import Study, StudyFolder
 from rrg.errors import DataError, UsageError
-from rrg.evaluate.clinical import AVERAGE, UNCERTAIN_POLICY, clinical, positives
-from rrg.evaluate.constant import best_constant
+from rrg.evaluate.baselines import CONSTANT, Source, baselines
+from rrg.evaluate.clinical import AVERAGE, PRESETS, UNCERTAIN_POLICY, clinical, positives, preset_scores
+from rrg.evaluate.label_files import LabelFile
 from rrg.evaluate.language import language_scores
 from rrg.evaluate.meteor import MeteorUnavailable, meteor
 from rrg.evaluate.predictions import Prediction
-from rrg.evaluate.protocol import PROTOCOLS, Protocol, rules_for
-from rrg.evaluate.scores import Row, Scores, Subset
+from rrg.evaluate.protocol import SECTIONS, Protocol, protocol_for, section_of
+from rrg.evaluate.radgraph import Annotation, Overlap, mean, radgraph_scores
+from rrg.evaluate.reports import scored_reports
+from rrg.evaluate.scores import RadGraph, Repeated, Row, Scores, Subset
 from rrg.labels import Labeler, get_labeler
 from rrg.observations import OBSERVATIONS
 
-MODEL, CONSTANT, RANDOM, RETRIEVED = "model", "best constant", "random train report", "copy the retrieved"
+MODEL = "model"
 SHOWN = 5
+Annotations = Mapping[str, Annotation]
+
+
+@dataclass(frozen=True)
+class _Cases:
+    """The studies that are scored, in the predictions' order: raw references, and exact labels where there are some."""
+
+    ids: list[str]
+    patients: list[str | None]
+    references: list[str]
+    exact: np.ndarray | None
+    n_split: int | None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Reports from one source, one per study in order: as strings to score and as (studies, 14) positives."""
+    """Reports from one source, one per study: strings to score, and (studies, 14) labels in {1, 0, -1, nan}."""
 
     hypotheses: list[str]
-    positives: np.ndarray
+    labels: np.ndarray
 
 
 def evaluate(
     predictions: Sequence[Prediction],
-    folder: StudyFolder,
+    folder: StudyFolder | None,
     protocol: str = "r2gen",
     *,
     split: str = "test",
     rules: str | None = None,
-    labeler: str = "chexpert",
+    section: str = "findings",
+    labeler: Labeler | str | None = None,
+    labels: LabelFile | None = None,
+    reference_labels: LabelFile | None = None,
+    radgraph: tuple[Annotations, Annotations] | None = None,
     seed: int = 0,
 ) -> Scores:
-    """Score `predictions` against the findings of `folder`'s studies of that split.
+    """Score `predictions` against that section of `folder`'s studies of that split.
 
-    Baselines are computed each time: the best constant (chosen on validation), a random training report per study
-    (`seed`), and the retrieved report where every prediction has an exemplar. `rules` names the cleaning rules where
-    the data set is not a known one.
+    Without a folder they are scored against their own references; what needs the training split (vocabulary,
+    baselines, the share found in train) is then left out, and a note says so.
 
-    Raises: UsageError for an unknown protocol, split, labeler or data set; DataError where an id is not of the split
-    or given twice, there is no prediction, or the training split is empty.
+    Baselines: the best constant (chosen on validation), a random training report per study (`seed`), and the retrieved
+    report where every prediction has an exemplar.
+
+    rules: the cleaning rules where the data set is not a known one. labels, reference_labels: another tool's labels of
+    the generated and of the reference reports; where they are None the labeler reads them (or the data set's are
+    exact). radgraph: annotations of the generated and of the reference reports.
+
+    Raises: UsageError for an unknown protocol, split, section, labeler or data set; DataError where an id is not of the
+    split or given twice, there is no prediction or reference, the training split is empty, or labels are missing.
     """
-    if protocol not in PROTOCOLS:
-        raise UsageError(f"no protocol is named {protocol!r}; there are: {', '.join(PROTOCOLS)}")
-    label = get_labeler(labeler)
-    in_split, train, notes = folder.split(split), folder.split("train"), []
-    if not train:
-        raise DataError(f"{folder.path}: no training studies, and the vocabulary comes from train")
-    studies = _studies_of(predictions, folder, split)
-    if len(studies) < len(in_split):
-        notes.append(f"only {len(studies)} of the split's {len(in_split)} studies have a prediction and are scored")
-    notes += _differing_references(predictions, studies)
+    label = get_labeler(labeler) if isinstance(labeler, str) else labeler or get_labeler()
+    if section not in SECTIONS:
+        raise UsageError(f"no section {section!r}; there are: {', '.join(SECTIONS)}")
+    if not predictions:
+        raise DataError("there are no predictions to evaluate")
+    if folder is None:
+        form = protocol_for(protocol, None, rules, None, "reference")
+        cases, train = _own_references(predictions), []
+    else:
+        train = [text for study in folder.split("train") if (text := section_of(study, section))]
+        if not train:
+            raise DataError(f"{folder.path}: no training studies, and the vocabulary comes from train")
+        form = protocol_for(protocol, folder.card, rules, train, section)
+        cases = _cases(predictions, folder, split, section)
+    notes = cases.notes
+    references = [form.reference(text) for text in cases.references]
+    truth, truth_by = _reference_labels(cases, label, reference_labels)
 
-    form = Protocol.of((s.findings for s in train), rules_for(folder.card, rules))
-    references = [form.reference(s.findings) for s in studies]
-    exact = folder.card["labels"] == "exact"
-    truth = positives(_labels_of(studies) if exact else label([s.findings for s in studies]))
-    abnormal = np.flatnonzero(~truth[:, OBSERVATIONS.index("No Finding")])
+    sources, val_bleu = baselines(predictions, folder, form, seed, notes) if folder else ({}, None)
+    made = Source([p.report for p in predictions], cases.ids)
+    candidates = {MODEL: _candidate(made, form, label, labels)}
+    candidates |= {name: _candidate(s, form, label, _covering(reference_labels, s)) for name, s in sources.items()}
+    notes += _mixed_labels(label, labels, reference_labels, sources)
 
-    sources, val_bleu = _sources(predictions, folder, form, seed, notes)
-    candidates = {name: _candidate(reports, form, label) for name, reports in sources.items()}
-    subsets = [subset for subset in (np.arange(len(studies)), abnormal) if len(subset)]
+    abnormal = np.flatnonzero(~positives(truth)[:, OBSERVATIONS.index("No Finding")])
+    subsets = [subset for subset in (np.arange(len(cases.ids)), abnormal) if len(subset)]
     rows = _rows(candidates, references, truth, subsets, notes)
+    overlaps = radgraph_scores(cases.ids, *radgraph) if radgraph else None
 
-    in_train = {form.hypothesis(s.findings) for s in train}
-    made = candidates[MODEL].hypotheses
+    hypotheses = candidates[MODEL].hypotheses
+    in_train = {form.hypothesis(text) for text in train}
+    model_by = labels.name if labels else label.name
     return Scores(
         protocol=protocol,
         signature=form.signature,
-        data=str(folder.card["name"]),
-        split=split,
-        n=len(studies),
-        n_split=len(in_split),
-        labeler=label.name,
-        reference_labels="exact" if exact else f"by {label.name} on the reference reports",
+        data=str(folder.card["name"]) if folder else "the predictions' own references",
+        split=split if folder else None,
+        n=len(cases.ids),
+        n_split=cases.n_split,
+        labeler=model_by,
+        reference_labels=truth_by,
         uncertain=UNCERTAIN_POLICY,
         average=AVERAGE,
+        presets={name: preset.signature(model_by, truth_by) for name, preset in PRESETS.items()},
         rows=rows[0],
         abnormal=Subset(len(abnormal), rows[1] if len(abnormal) else {}),
-        distinct=len(set(made)),
-        verbatim=sum(text in in_train for text in made) / len(made),
-        constant=candidates[CONSTANT].hypotheses[0],
+        radgraph=_radgraph(overlaps, abnormal),
+        distinct=len(set(hypotheses)),
+        repeated=Repeated.of(hypotheses),
+        verbatim=sum(text in in_train for text in hypotheses) / len(hypotheses) if folder else None,
+        constant=candidates[CONSTANT].hypotheses[0] if folder else None,
         constant_val_bleu_4=val_bleu,
         seed=seed,
         notes=notes,
+        reports=scored_reports(
+            cases.ids, cases.patients, hypotheses, references, candidates[MODEL].labels, truth, overlaps
+        ),
+    )
+
+
+def _own_references(predictions: Sequence[Prediction]) -> _Cases:
+    """The predictions' own references."""
+    if lost := [p.id for p in predictions if not p.reference.strip()]:
+        raise DataError(
+            f"{len(lost)} of {len(predictions)} predictions have no reference, such as {', '.join(lost[:SHOWN])}; "
+            "add --data DIR, or references"
+        )
+    ids = _each_once(predictions)
+    note = "no data are given, so vocabulary, null baselines and the share found word for word in train are left out"
+    return _Cases(ids, [None] * len(ids), [p.reference for p in predictions], None, None, [note])
+
+
+def _each_once(predictions: Sequence[Prediction]) -> list[str]:
+    ids = [p.id for p in predictions]
+    if twice := [i for i, n in Counter(ids).items() if n > 1]:
+        raise DataError(f"{len(twice)} ids are given more than once, such as {', '.join(twice[:SHOWN])}")
+    return ids
+
+
+def _cases(predictions: Sequence[Prediction], folder: StudyFolder, split: str, section: str) -> _Cases:
+    studies, in_split = _studies_of(predictions, folder, split), folder.split(split)
+    references = [section_of(study, section) for study in studies]
+    if empty := [study.id for study, text in zip(studies, references, strict=True) if not text]:
+        raise DataError(f"{len(empty)} studies have no {section}, such as {', '.join(empty[:SHOWN])}")
+    notes = []
+    if len(studies) < len(in_split):
+        notes.append(f"only {len(studies)} of the split's {len(in_split)} studies have a prediction and are scored")
+    given = [(p.reference.split(), text.split()) for p, text in zip(predictions, references, strict=True)]
+    if differing := sum(bool(own) and own != text for own, text in given):
+        notes.append(f"{differing} predictions carry another reference than the data's {section}, which count")
+    exact = folder.card["labels"] == "exact"
+    return _Cases(
+        [study.id for study in studies],
+        [study.patient for study in studies],
+        references,
+        np.array([[study.labels[name] for name in OBSERVATIONS] for study in studies], np.float32) if exact else None,
+        len(in_split),
+        notes,
     )
 
 
 def _studies_of(predictions: Sequence[Prediction], folder: StudyFolder, split: str) -> list[Study]:
     """The predictions' studies, in their order."""
-    if not predictions:
-        raise DataError("there are no predictions to evaluate")
     known = {s.id: s for s in folder.studies}
     ids = [p.id for p in predictions]
     unknown = [i for i in ids if i not in known]
@@ -117,47 +195,45 @@ def _studies_of(predictions: Sequence[Prediction], folder: StudyFolder, split: s
     return [known[i] for i in ids]
 
 
-def _labels_of(studies: Sequence[Study]) -> np.ndarray:
-    """(studies, 14) float32, nan where not mentioned."""
-    return np.array([[study.labels[name] for name in OBSERVATIONS] for study in studies], np.float32)
+def _reference_labels(cases: _Cases, label: Labeler, file: LabelFile | None) -> tuple[np.ndarray, str]:
+    """(studies, 14) labels of the references, and what they are by."""
+    if file is not None:
+        return file.rows(cases.ids), file.name
+    if cases.exact is not None:
+        return cases.exact, "exact"
+    return _distinct(cases.references, label), f"by {label.name} on the reference reports"
 
 
-def _differing_references(predictions: Sequence[Prediction], studies: Sequence[Study]) -> list[str]:
-    differing = sum(
-        bool(p.reference) and p.reference.split() != s.findings.split()
-        for p, s in zip(predictions, studies, strict=True)
-    )
-    return (
-        [f"{differing} predictions carry another reference than the data's findings, which count"] if differing else []
-    )
+def _covering(file: LabelFile | None, source: Source) -> LabelFile | None:
+    return file if file is not None and file.covers(source.ids) else None
 
 
-def _sources(
-    predictions: Sequence[Prediction], folder: StudyFolder, form: Protocol, seed: int, notes: list[str]
-) -> tuple[dict[str, list[str]], float | None]:
-    """Reports by source, one per prediction, and the best constant's BLEU-4 on validation."""
-    train, val = ([s.findings for s in folder.split(name)] for name in ("train", "val"))
-    sources = {MODEL: [p.report for p in predictions]}
-    if not val:
-        notes.append("no validation studies, so the best constant was chosen on train")
-    index, bleu = best_constant([form.hypothesis(t) for t in train], [form.reference(t) for t in val or train])
-    sources[CONSTANT] = [train[index]] * len(predictions)
-    # One draw per study id: the same report whatever the order or number of predictions.
-    sources[RANDOM] = [random.Random(f"{seed} {p.id}").choice(train) for p in predictions]
-    exemplars = [p.exemplar.report for p in predictions if p.exemplar is not None]
-    if len(exemplars) == len(predictions):
-        sources[RETRIEVED] = exemplars
-    elif exemplars:
-        notes.append(f"only {len(exemplars)} predictions have an exemplar, so '{RETRIEVED}' is left out")
-    return sources, bleu if val else None
+def _mixed_labels(
+    label: Labeler, labels: LabelFile | None, references: LabelFile | None, sources: Mapping[str, Source]
+) -> list[str]:
+    """What a reader must know where rows are labelled by different tools."""
+    read = [name for name, source in sources.items() if _covering(references, source) is None]
+    if read and (labels or references):
+        return [f"labels of {', '.join(read)} are by {label.name}: compare their P, R and F1 with care"]
+    return []
 
 
-def _candidate(reports: list[str], form: Protocol, label: Labeler) -> _Candidate:
-    distinct = list(dict.fromkeys(reports))
-    place = {text: i for i, text in enumerate(distinct)}
-    order = [place[text] for text in reports]
-    hypotheses, found = [form.hypothesis(text) for text in distinct], positives(label(distinct))
-    return _Candidate([hypotheses[i] for i in order], found[order])
+def _candidate(source: Source, form: Protocol, label: Labeler, file: LabelFile | None) -> _Candidate:
+    hypotheses = {text: form.hypothesis(text) for text in dict.fromkeys(source.reports)}
+    found = _distinct(source.reports, label) if file is None else file.rows(source.ids)
+    return _Candidate([hypotheses[text] for text in source.reports], found)
+
+
+def _distinct(reports: Sequence[str], label: Labeler) -> np.ndarray:
+    """(reports, 14) labels; a report that stands several times is read once."""
+    place = {text: i for i, text in enumerate(dict.fromkeys(reports))}
+    return label(list(place))[[place[text] for text in reports]]
+
+
+def _radgraph(overlaps: Sequence[Mapping[str, Overlap]] | None, abnormal: np.ndarray) -> RadGraph | None:
+    if overlaps is None:
+        return None
+    return RadGraph(mean(overlaps), mean([overlaps[i] for i in abnormal]) if len(abnormal) else {})
 
 
 def _rows(
@@ -186,7 +262,8 @@ def _rows(
             name: Row(
                 **language[f"{k} {name}"],
                 meteor=meteors.get(f"{k} {name}"),
-                clinical=clinical(candidate.positives[subset], truth[subset]),
+                clinical=clinical(positives(candidate.labels[subset]), positives(truth[subset])),
+                presets=preset_scores(candidate.labels[subset], truth[subset]),
             )
             for name, candidate in candidates.items()
         }

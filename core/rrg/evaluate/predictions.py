@@ -1,4 +1,4 @@
-"""`predictions.jsonl`, one generated report a line, as `rrg generate` writes it and `rrg evaluate` reads it."""
+"""Generated reports, one a record: `predictions.jsonl` as `rrg generate` writes it, or anyone's JSON lines or CSV."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rrg.errors import DataError
+from rrg.evaluate.tables import records, refuse
 
 FILE = "predictions.jsonl"
-MAX_LINE_BYTES = 4 << 20
-MAX_PROBLEMS = 20
+MAX_REPORT = 1 << 16
+"""Characters, as a study's findings."""
+_NAN = ("nan", "<na>")
 
 
 class Exemplar(BaseModel):
@@ -27,45 +29,48 @@ class Prediction(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str = Field(min_length=1)
-    report: str
-    reference: str = ""
+    report: str = Field(max_length=MAX_REPORT)
+    reference: str = Field(default="", max_length=MAX_REPORT)
     exemplar: Exemplar | None = None
     probabilities: dict[str, float] | None = None
 
 
-def read_predictions(path: Path) -> list[Prediction]:
-    """The predictions of a file, in its order.
+def read_predictions(path: Path, allow_empty: bool = True) -> list[Prediction]:
+    """The predictions of a file, in its order: JSON lines, or a CSV with columns id, report and perhaps reference.
 
-    Raises DataError that lists, with line numbers, lines that are not JSON or lack a field and ids given twice; or
-    says that the file is missing or empty.
+    allow_empty: a report without text counts as what the model wrote; otherwise it is refused.
+
+    Raises DataError that lists, with line numbers, records that are not JSON, lack a field, hold NaN or something else
+    than text, and ids given twice; or says that the file is missing, empty, not UTF-8 or too large to be predictions.
     """
+    table = path.suffix.lower() == ".csv"
     predictions: dict[str, tuple[int, Prediction]] = {}
     problems: list[str] = []
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    raise DataError(f"{path}: line {number} is longer than {MAX_LINE_BYTES >> 20} MiB: not predictions")
-                try:
-                    prediction = Prediction.model_validate(json.loads(line))
-                except ValidationError as error:
-                    problems.append(f"line {number}: {_describe(error)}")
-                except (ValueError, RecursionError) as error:
-                    problems.append(f"line {number}: not JSON ({error})")
-                else:
-                    first, _ = predictions.setdefault(prediction.id, (number, prediction))
-                    if first != number:
-                        problems.append(f"line {number}: id {prediction.id} was already given on line {first}")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; `rrg generate` writes it") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if problems:
-        more = len(problems) - MAX_PROBLEMS
-        shown = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
-        raise DataError(f"{path}: {len(problems)} of its lines are not predictions", shown)
+    for number, record in records(path, "predictions", "; `rrg generate` writes it"):
+        if isinstance(record, str):
+            problems.append(f"line {number}: {record}")
+            continue
+        if table:
+            if missing := [name for name in ("id", "report") if name not in record]:
+                raise DataError(
+                    f"{path}: no column {' or '.join(missing)}; found {', '.join(map(repr, record))}, "
+                    "expected id, report and perhaps reference"
+                )
+            record = {name: record[name] for name in ("id", "report", "reference") if name in record}
+            if nan := [name for name, cell in record.items() if cell.strip().lower() in _NAN]:
+                problems.append(f"line {number}: {nan[0]} is {record[nan[0]].strip()}, not text")
+                continue
+        try:
+            prediction = Prediction.model_validate(record)
+        except ValidationError as error:
+            problems.append(f"line {number}: {_describe(error)}")
+            continue
+        if not allow_empty and not prediction.report.strip():
+            problems.append(f"line {number}: report is empty (if the model wrote nothing, add --allow-empty)")
+        first, _ = predictions.setdefault(prediction.id, (number, prediction))
+        if first != number:
+            problems.append(f"line {number}: id {prediction.id} was already given on line {first}")
+    refuse(path, problems, "predictions")
     if not predictions:
         raise DataError(f"{path}: holds no predictions; was `rrg generate` interrupted?")
     return [prediction for _, prediction in predictions.values()]

@@ -2,11 +2,15 @@
 
 import json
 import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rrg.errors import RRGError
-from rrg.evaluate.clinical import Clinical
+from rrg.evaluate.clinical import PRESETS, Agreement, Clinical
+from rrg.evaluate.radgraph import Overlap
+from rrg.evaluate.reports import ScoredReport
 
 COLUMNS = {
     "BLEU-1": "bleu_1",
@@ -17,11 +21,15 @@ COLUMNS = {
     "ROUGE-L": "rouge_l",
     "CIDEr": "cider",
 }
+SHOWN_TEXT = 100
 
 
 @dataclass(frozen=True)
 class Row:
-    """One source of reports: language metrics (`meteor` is None where it was not computed) and clinical efficacy."""
+    """One source of reports: language metrics (`meteor` is None where it was not computed) and clinical efficacy.
+
+    `presets` holds every clinical preset's figures, by the preset's name and `average-observations|uncertain->value`.
+    """
 
     bleu_1: float
     bleu_2: float
@@ -31,6 +39,7 @@ class Row:
     rouge_l: float
     cider: float
     clinical: Clinical
+    presets: dict[str, dict[str, Agreement]]
 
 
 @dataclass(frozen=True)
@@ -42,40 +51,68 @@ class Subset:
 
 
 @dataclass(frozen=True)
+class RadGraph:
+    """RadGraph's precision, recall and F1 by level, means over reports; on all studies and on the abnormal ones."""
+
+    all: dict[str, Overlap]
+    abnormal: dict[str, Overlap]
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """The report that was generated most often, as scored, and how often; the longest of equals."""
+
+    report: str
+    count: int
+
+    @classmethod
+    def of(cls, reports: Sequence[str]) -> "Repeated":
+        """Of one report or more."""
+        return cls(*max(Counter(reports).items(), key=lambda item: (item[1], len(item[0]))))
+
+
+@dataclass(frozen=True)
 class Scores:
     """An evaluation: `rows` holds "model" and its null baselines by name, all on the same `n` studies.
 
-    `distinct` counts different generated reports; `verbatim` is the share found word for word among the training
-    reports (both as the protocol writes them). `constant` is the best constant's text, as scored.
+    `presets` says for each clinical preset what the labels are by, here and in its paper. `distinct` counts different
+    generated reports; `verbatim` is the share found word for word among the training reports (both as the protocol
+    writes them). `constant` is the best constant's text, as scored. What needs a training split is None without one.
+    `reports` has each report's own scores and labels.
     """
 
     protocol: str
     signature: str
     data: str
-    split: str
+    split: str | None
     n: int
-    n_split: int
+    n_split: int | None
     labeler: str
     reference_labels: str
     uncertain: str
     average: str
+    presets: dict[str, str]
     rows: dict[str, Row]
     abnormal: Subset
+    radgraph: RadGraph | None
     distinct: int
-    verbatim: float
-    constant: str
+    repeated: Repeated
+    verbatim: float | None
+    constant: str | None
     constant_val_bleu_4: float | None
     seed: int
     notes: list[str] = field(default_factory=list)
+    reports: list[ScoredReport] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The whole of it, as JSON; NaN never occurs."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
 
     def table(self) -> str:
-        """Plain text: caption, all studies, abnormal studies, the model per observation, notes."""
+        """Plain text: caption, all studies, abnormal studies, presets, the model per observation, health, notes."""
+        where = f"split {self.split}, n = {self.n} of {self.n_split}" if self.split else f"n = {self.n}"
         lines = [
-            f"{self.data}, split {self.split}, n = {self.n} of {self.n_split}",
+            f"{self.data}, {where}",
             f"protocol {self.signature}",
             f"P, R, F1: labels of reports by {self.labeler}, of references {self.reference_labels}, "
             f"{self.uncertain}, {self.average}",
@@ -85,17 +122,29 @@ class Scores:
             f"Abnormal only (reference labels lack No Finding), n = {self.abnormal.n}",
             *(_rows(self.abnormal.rows) if self.abnormal.rows else ["none"]),
             "",
-            f"Distinct reports: {self.distinct} of {self.n}. Word for word in train: {self.verbatim:.1%}.",
+            *_presets(self.rows),
             "",
-            *_observations(self.rows["model"].clinical),
+            *_radgraph(self.radgraph),
+            *self._health(),
+            "",
+            *_observations(self.rows["model"].clinical, self.uncertain),
         ]
         lines += ["", *(f"Note: {note}." for note in self.notes)] if self.notes else []
         return "\n".join(lines)
 
+    def _health(self) -> list[str]:
+        found = "" if self.verbatim is None else f" Word for word in train: {self.verbatim:.1%}."
+        text = self.repeated.report
+        text = text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]}…"
+        return [
+            f"Distinct reports: {self.distinct} of {self.n}.{found}",
+            f"Most frequent report: {self.repeated.count} times: {text}",
+        ]
+
 
 def _rows(rows: dict[str, Row]) -> list[str]:
     width = max(map(len, rows))
-    lines = [" " * width + "".join(f"{name:>9}" for name in [*COLUMNS, "P", "R", "F1", "F1 micro"])]
+    lines = [" " * width + "".join(f"{name:>9}" for name in [*COLUMNS, "P macro", "R macro", "F1 macro", "F1 micro"])]
     for name, row in rows.items():
         values = [getattr(row, key) for key in COLUMNS.values()]
         macro = row.clinical.macro
@@ -104,9 +153,38 @@ def _rows(rows: dict[str, Row]) -> list[str]:
     return lines
 
 
-def _observations(clinical: Clinical) -> list[str]:
-    width = max(map(len, clinical.observations))
-    lines = [f"{'model, by observation':<{width}}" + "".join(f"{name:>9}" for name in ("support", "P", "R", "F1"))]
+def _presets(rows: dict[str, Row]) -> list[str]:
+    """The model's figures by preset, and the baselines' F1 beside them."""
+    model, others = rows["model"], [name for name in rows if name != "model"]
+    figures = [(preset, figure) for preset, found in model.presets.items() for figure in found]
+    first, second = (max(len(pair[i]) for pair in figures) for i in (0, 1))
+    columns = {name: f"  F1 of {name}" for name in others}
+    head = "".join(f"{name:>9}" for name in ("P", "R", "F1")) + "".join(columns.values())
+    lines = [f"{'clinical preset':<{first + second + 4}}{head}"]
+    for preset, figure in figures:
+        a = model.presets[preset][figure]
+        values = "".join(f"{v:>9.3f}" for v in (a.precision, a.recall, a.f1))
+        for name, column in columns.items():
+            values += f"{rows[name].presets[preset][figure].f1:>{len(column)}.3f}"
+        lines.append(f"{preset:<{first + 2}}{figure:<{second + 2}}{values}  {PRESETS[preset].labeler or 'not stated'}")
+    lines[0] += "  labeler of the paper"
+    return lines
+
+
+def _radgraph(found: RadGraph | None) -> list[str]:
+    if found is None:
+        return []
+    lines = [f"{'RadGraph, mean over reports':<28}" + "".join(f"{name:>9}" for name in ("P", "R", "F1"))]
+    for subset, levels in (("all", found.all), ("abnormal", found.abnormal)):
+        for level, o in levels.items():
+            lines.append(f"{f'{level}, {subset}':<28}{o.precision:>9.3f}{o.recall:>9.3f}{o.f1:>9.3f}")
+    return [*lines, ""]
+
+
+def _observations(clinical: Clinical, uncertain: str) -> list[str]:
+    title = f"model, by observation, {uncertain}"
+    width = max(map(len, [title, *clinical.observations]))
+    lines = [f"{title:<{width}}" + "".join(f"{name:>9}" for name in ("support", "P", "R", "F1"))]
     for name, a in clinical.observations.items():
         lines.append(f"{name:<{width}}{a.support:>9}{a.precision:>9.3f}{a.recall:>9.3f}{a.f1:>9.3f}")
     return lines

@@ -1,0 +1,67 @@
+"""Each report's own scores and labels, for the results file: what a table's means are made of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+
+from rrg.evaluate.radgraph import Overlap
+from rrg.observations import OBSERVATIONS
+
+
+@dataclass(frozen=True)
+class ScoredReport:
+    """One report of the model: the strings that were scored, their scores, and the labels that either side mentions.
+
+    BLEU-4 here is the sentence's; the table's is the corpus's, not its mean. ROUGE-L and CIDEr are what the table's
+    are means of. Labels: 1 present, 0 absent, -1 uncertain; what is not mentioned is left out.
+    """
+
+    id: str
+    patient: str | None
+    hypothesis: str
+    reference: str
+    bleu_4: float
+    rouge_l: float
+    cider: float
+    labels: dict[str, int]
+    reference_labels: dict[str, int]
+    radgraph_f1: dict[str, float] | None
+
+
+def scored_reports(
+    ids: Sequence[str],
+    patients: Sequence[str | None],
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    labels: np.ndarray,
+    reference_labels: np.ndarray,
+    overlaps: Sequence[Mapping[str, Overlap]] | None,
+) -> list[ScoredReport]:
+    """One per study, in order. labels, reference_labels: (studies, 14) in {1, 0, -1, nan}."""
+    given, made = ({i: [text] for i, text in enumerate(side)} for side in (references, hypotheses))
+    bleu = Bleu(4).compute_score(given, made, verbose=0)[1][3]
+    rouge, cider = (scorer.compute_score(given, made)[1] for scorer in (Rouge(), Cider()))
+    f1 = [{level: o.f1 for level, o in each.items()} for each in overlaps] if overlaps else [None] * len(ids)
+    return [
+        ScoredReport(
+            ids[i],
+            patients[i],
+            hypotheses[i],
+            references[i],
+            float(bleu[i]),
+            float(rouge[i]),
+            float(cider[i]),
+            _mentioned(labels[i]),
+            _mentioned(reference_labels[i]),
+            f1[i],
+        )
+        for i in range(len(ids))
+    ]
+
+
+def _mentioned(row: np.ndarray) -> dict[str, int]:
+    return {name: int(value) for name, value in zip(OBSERVATIONS, row, strict=True) if not np.isnan(value)}

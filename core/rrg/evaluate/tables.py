@@ -1,0 +1,98 @@
+"""Records of a CSV or JSON-lines file that someone else wrote: each with its line, and what is wrong said plainly."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from rrg.errors import DataError
+
+MAX_LINE_BYTES = 4 << 20
+MAX_PROBLEMS = 20
+_TOO_LONG = f"longer than {MAX_LINE_BYTES >> 20} MiB"
+Record = tuple[int, dict[str, Any] | str]
+"""A line's number, and what it holds or what is wrong with it."""
+
+
+def records(path: Path, what: str, hint: str = "") -> Iterator[Record]:
+    """The records of `path`: a CSV by its suffix, else JSON lines; white-space lines are passed over.
+
+    what: what the file should hold, for messages. Raises DataError where it cannot be read, is not UTF-8 as a whole, or
+    has a line or cell of more than 4 MiB.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError(f"{path}: UTF-16, and {what} are read as UTF-8; save it as UTF-8")
+        yield from _csv(path, what) if path.suffix.lower() == ".csv" else _json_lines(path, what)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file{hint}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def refuse(path: Path, problems: list[str], what: str) -> None:
+    """Raise DataError with the first problems, if there are any."""
+    if problems:
+        more = len(problems) - MAX_PROBLEMS
+        shown = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+        raise DataError(f"{path}: {len(problems)} of its lines are not {what}", shown)
+
+
+def _json_lines(path: Path, what: str) -> Iterator[Record]:
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise DataError(f"{path}: line {number}: {_TOO_LONG}: not {what}")
+            if line.isspace():
+                continue
+            if number == 1 and line.lstrip().startswith(b"["):
+                raise DataError(f"{path}: a JSON array, and {what} are read as JSON lines: one object a line")
+            try:
+                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                yield number, f"not UTF-8 (byte {line[error.start]:#04x}); save the file as UTF-8"
+            except (ValueError, RecursionError) as error:
+                yield number, f"not JSON ({error})"
+            else:
+                yield number, record if isinstance(record, dict) else f"not an object but {type(record).__name__}"
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise csv.Error("limit")
+        yield line
+
+
+def _csv(path: Path, what: str) -> Iterator[Record]:
+    before = csv.field_size_limit(MAX_LINE_BYTES)
+    line = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(_lines(file), strict=True)
+            header = [name.strip() for name in next(rows, [])]
+            if twice := sorted({name for name in header if header.count(name) > 1}):
+                raise DataError(f"{path}: columns given more than once: {', '.join(map(repr, twice))}")
+            line = rows.line_num
+            for row in rows:
+                # A cell may hold line breaks: a record starts on the line after the one before.
+                number, line = line + 1, rows.line_num
+                if not row:
+                    continue
+                if len(row) != len(header):
+                    yield number, f"{len(row)} cells under {len(header)} columns"
+                else:
+                    yield number, dict(zip(header, row, strict=True))
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise DataError(f"{path}: not UTF-8 (byte {byte:#04x} after line {line}); save it as UTF-8") from None
+    except csv.Error as error:
+        reason = _TOO_LONG if "limit" in str(error) else str(error)
+        raise DataError(f"{path}: line {line + 1}: {reason}: not {what}") from None
+    finally:
+        csv.field_size_limit(before)
