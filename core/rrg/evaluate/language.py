@@ -91,7 +91,7 @@ def _cosine(made: csr_array, given: csr_array, common: csr_array) -> np.ndarray:
     weight = np.where(texts == n, 0, np.log(n) - np.log(np.maximum(texts, 1))) ** 2
     norm = np.sqrt((made.power(2) @ weight) * (given.power(2) @ weight))
     dot = common.multiply(given) @ weight
-    return np.divide(dot, norm, out=np.zeros(n), where=norm != 0)
+    return np.asarray(dot / np.where(norm == 0, 1, norm))  # where the norm is 0, so is the product
 
 
 def _rouge_l(hypothesis: str, reference: str) -> float:

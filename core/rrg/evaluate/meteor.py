@@ -29,6 +29,7 @@ START_S, PER_PAIR_S = 120.0, 0.2
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 STAGES = np.array([1.0, 0.6, 0.8, 0.6])
 COLUMNS = 23
+_LENGTHS, _FUNCTION, _MATCHES, _CHUNKS, _WORDS = slice(0, 2), slice(2, 4), slice(4, 20), 20, slice(21, 23)
 
 
 class MeteorUnavailable(Exception):
@@ -44,29 +45,32 @@ def meteor_statistics(tables: Mapping[str, Sequence[Pair]]) -> dict[str, Statist
     """What the jar says of each pair of each table, in order: (pairs, 23). Raises MeteorUnavailable with the reason.
 
     Columns: length of hypothesis and reference, function words of each; then for each stage the matched words of
-    hypothesis and reference, content words before function words; chunks; matched words of each. A pair that stands
-    in several tables is aligned once.
+    hypothesis and reference, content words before function words; chunks; matched words of each. A pair without a
+    difference has no chunk, as when the jar adds it up. A pair that stands in several tables is aligned once.
     """
     keys = {name: [(_field(h), _field(r)) for h, r in table] for name, table in tables.items()}
     found = _align(list(dict.fromkeys(pair for table in keys.values() for pair in table)))
-    return {
-        name: Statistics(np.array([found[pair] for pair in table]).reshape(-1, COLUMNS), _score)
-        for name, table in keys.items()
-    }
+    return {name: _statistics([found[pair] for pair in table]) for name, table in keys.items()}
+
+
+def _statistics(rows: Sequence[Sequence[float]]) -> Statistics:
+    """From the jar's numbers of each pair."""
+    values = np.array(rows).reshape(-1, COLUMNS)
+    whole = (values[:, _MATCHES].reshape(-1, 2 * len(STAGES), 2).sum(axis=1) == values[:, _LENGTHS]).all(axis=1)
+    values[whole & (values[:, _CHUNKS] == 1), _CHUNKS] = 0
+    return Statistics(values, _score)
 
 
 def _score(sums: np.ndarray) -> ByMetric:
     """From sums of the columns of `meteor_statistics`; the last axis of what follows is (hypothesis, reference)."""
-    length, function = sums[..., 0:2], sums[..., 2:4]
-    matched = sums[..., 4:20].reshape(*sums.shape[:-1], len(STAGES), 2, 2)  # (stages, content or function, side)
-    chunks, words = sums[..., 20], sums[..., 21:23]
+    length, function, words = sums[..., _LENGTHS], sums[..., _FUNCTION], sums[..., _WORDS]
+    matched = sums[..., _MATCHES].reshape(*sums.shape[:-1], len(STAGES), 2, 2)  # (stages, content or function, side)
     share = np.array([DELTA, 1 - DELTA])
     with np.errstate(divide="ignore", invalid="ignore"):
         weighted = np.einsum("...kcs,k,c->...s", matched, STAGES, share)
         precision, recall = np.moveaxis(weighted / (DELTA * (length - function) + (1 - DELTA) * function), -1, 0)
         mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
-        identical = (matched.sum(axis=(-3, -2)) == length).all(axis=-1) & (chunks == 1)
-        fragmentation = np.where(identical, 0, chunks / (words.sum(axis=-1) / 2))
+        fragmentation = sums[..., _CHUNKS] / (words.sum(axis=-1) / 2)
         score = mean * (1 - GAMMA * fragmentation**BETA)
     return {"meteor": np.maximum(np.nan_to_num(score), 0)}
 
