@@ -1,7 +1,10 @@
-"""The cases of `rrg bench`: the gated fusion, the selective scan, and the models that stand on them."""
+"""The cases of `rrg bench`: the gated fusion, the selective scan, the models that stand on them, language metrics."""
 
-from collections.abc import Callable, Iterator
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -273,6 +276,52 @@ def _models(device: str, quick: bool) -> tuple[dict[str, Any], str]:
     return {name: model.to(device).eval() for name, model in made.items()}, host
 
 
+def language(device: str, quick: bool) -> Iterator[Measurement]:
+    """BLEU, ROUGE-L and CIDEr of 12,000 reports, each against another one: pycocoevalcap's scorers and ours. The floor
+    splits the texts into words. Real reports where RRG_IU_XRAY names IU X-Ray's folder.
+    """
+    import numpy as np
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    from rrg.evaluate.language import language_scores
+    from rrg.evaluate.protocol import RULES, clean
+
+    def peer(made: Sequence[str], given: Sequence[str]) -> None:
+        hypotheses, references = ({i: [text] for i, text in enumerate(texts)} for texts in (made, given))
+        Bleu(4).compute_score(references, hypotheses, verbose=0)
+        Rouge().compute_score(references, hypotheses)
+        Cider().compute_score(references, hypotheses)
+
+    rng = np.random.default_rng(0)
+    for name, reports in _reports(rng).items():
+        texts = [
+            clean(reports[i], RULES["iu"]) for i in rng.integers(len(reports), size=2 * (100 if quick else 12_000))
+        ]
+        made, given = texts[::2], texts[1::2]
+        rows: dict[str, Call] = {
+            "split into words": lambda texts=texts: [text.split() for text in texts],
+            "pycocoevalcap": lambda made=made, given=given: peer(made, given),
+            "rrg": lambda made=made, given=given: language_scores(made, given),
+        }
+        words = np.mean([len(text.split()) for text in texts])
+        what = f"{len(made):,} pairs of {name} reports, {words:.0f} words each"
+        yield Measurement(what, rows, "split into words", "pycocoevalcap")
+
+
+def _reports(rng: Any) -> dict[str, list[str]]:
+    """Findings texts by source."""
+    from rrg.data.phantom.findings import sample_findings
+    from rrg.data.phantom.reports import write_report
+
+    made = {"phantom": [write_report(sample_findings(rng), rng).findings for _ in range(3000)]}
+    if folder := os.environ.get("RRG_IU_XRAY"):
+        splits = json.loads((Path(folder) / "annotation.json").read_text(encoding="utf-8"))
+        made["IU X-Ray"] = [item["report"] for items in splits.values() for item in items]
+    return made
+
+
 def _tokenizer() -> Any:
     return learn_tokenizer(FINDINGS * 5, 320)
 
@@ -285,6 +334,7 @@ CASES = {
         Case("vmamba", vmamba.__doc__ or "", ("test_scan_2d.py", "test_vmamba.py"), vmamba),
         Case("retrieval", retrieval.__doc__ or "", ("test_nearest.py", "test_retrieval.py"), retrieval),
         Case("training-step", training_step.__doc__ or "", ("test_gated_fusion.py", "test_lead.py"), training_step),
+        Case("language", language.__doc__ or "", ("test_evaluate_language.py",), language),
         Case("decoding", decoding.__doc__ or "", ("test_gated_fusion.py", "test_lead.py"), decoding),
     )
 }

@@ -1,7 +1,8 @@
 """METEOR 1.5 (Denkowski and Lavie, 2014) from pycocoevalcap's jar, without what makes its own driver hang.
 
-The jar speaks lines: `SCORE ||| reference ||| hypothesis` gives statistics; `EVAL ||| statistics ||| …` gives a score
-per segment and then the corpus score. One process serves all tables of an evaluation; a watchdog ends it.
+The jar speaks lines: `SCORE ||| reference ||| hypothesis` gives a segment's statistics. Its corpus score is a function
+of their sums, computed here, so that any part of the reports can be scored without the jar. One process serves all
+tables of an evaluation; a watchdog ends it.
 """
 
 import os
@@ -14,12 +15,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 from tqdm import tqdm
+
+from rrg.evaluate.statistics import ByMetric, Statistics
 
 Pair = tuple[str, str]
 """(hypothesis, reference)"""
 
 START_S, PER_PAIR_S = 120.0, 0.2
+# The jar's parameters for English (`-l en`, task rank), and its weights of words that match exactly, by stem, by
+# synonym and in a paraphrase.
+ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
+STAGES = np.array([1.0, 0.6, 0.8, 0.6])
+COLUMNS = 23
+_LENGTHS, _FUNCTION, _MATCHES, _CHUNKS, _WORDS = slice(0, 2), slice(2, 4), slice(4, 20), 20, slice(21, 23)
 
 
 class MeteorUnavailable(Exception):
@@ -28,6 +38,45 @@ class MeteorUnavailable(Exception):
 
 def meteor(tables: Mapping[str, Sequence[Pair]]) -> dict[str, float]:
     """Corpus METEOR of each table of (hypothesis, reference) pairs. Raises MeteorUnavailable with the reason."""
+    return {name: found.scores()["meteor"] for name, found in meteor_statistics(tables).items()}
+
+
+def meteor_statistics(tables: Mapping[str, Sequence[Pair]]) -> dict[str, Statistics]:
+    """What the jar says of each pair of each table, in order: (pairs, 23). Raises MeteorUnavailable with the reason.
+
+    Columns: length of hypothesis and reference, function words of each; then for each stage the matched words of
+    hypothesis and reference, content words before function words; chunks; matched words of each. A pair without a
+    difference has no chunk, as when the jar adds it up. A pair that stands in several tables is aligned once.
+    """
+    keys = {name: [(_field(h), _field(r)) for h, r in table] for name, table in tables.items()}
+    found = _align(list(dict.fromkeys(pair for table in keys.values() for pair in table)))
+    return {name: _statistics([found[pair] for pair in table]) for name, table in keys.items()}
+
+
+def _statistics(rows: Sequence[Sequence[float]]) -> Statistics:
+    """From the jar's numbers of each pair."""
+    values = np.array(rows).reshape(-1, COLUMNS)
+    whole = (values[:, _MATCHES].reshape(-1, 2 * len(STAGES), 2).sum(axis=1) == values[:, _LENGTHS]).all(axis=1)
+    values[whole & (values[:, _CHUNKS] == 1), _CHUNKS] = 0
+    return Statistics(values, _score)
+
+
+def _score(sums: np.ndarray) -> ByMetric:
+    """From sums of the columns of `meteor_statistics`; the last axis of what follows is (hypothesis, reference)."""
+    length, function, words = sums[..., _LENGTHS], sums[..., _FUNCTION], sums[..., _WORDS]
+    matched = sums[..., _MATCHES].reshape(*sums.shape[:-1], len(STAGES), 2, 2)  # (stages, content or function, side)
+    share = np.array([DELTA, 1 - DELTA])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weighted = np.einsum("...kcs,k,c->...s", matched, STAGES, share)
+        precision, recall = np.moveaxis(weighted / (DELTA * (length - function) + (1 - DELTA) * function), -1, 0)
+        mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
+        fragmentation = sums[..., _CHUNKS] / (words.sum(axis=-1) / 2)
+        score = mean * (1 - GAMMA * fragmentation**BETA)
+    return {"meteor": np.maximum(np.nan_to_num(score), 0)}
+
+
+def _align(pairs: Sequence[Pair]) -> dict[Pair, list[float]]:
+    """The jar's statistics of each pair. Raises MeteorUnavailable with the reason."""
     java = shutil.which("java")
     if java is None:
         raise MeteorUnavailable("no java")
@@ -45,8 +94,7 @@ def meteor(tables: Mapping[str, Sequence[Pair]]) -> dict[str, float]:
         "-jar",
     ]
     command += ["meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
-    pairs = {(_field(h), _field(r)): "" for table in tables.values() for h, r in table}
-    limit = START_S + PER_PAIR_S * sum(map(len, tables.values()))
+    limit = START_S + PER_PAIR_S * len(pairs)
     with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
@@ -59,16 +107,12 @@ def meteor(tables: Mapping[str, Sequence[Pair]]) -> dict[str, float]:
         try:
             assert process.stdin is not None
             assert process.stdout is not None
+            found = {}
             for hypothesis, reference in tqdm(pairs, desc="METEOR", unit="pair", leave=False, disable=None):
-                _write(process.stdin, f"SCORE ||| {reference} ||| {hypothesis}")
-                pairs[hypothesis, reference] = _read(process.stdout)
-            scores = {}
-            for name, table in tables.items():
-                statistics = [pairs[_field(h), _field(r)] for h, r in table]
-                _write(process.stdin, " ||| ".join(["EVAL", *statistics]))
-                *_, corpus = (float(_read(process.stdout)) for _ in range(len(table) + 1))
-                scores[name] = corpus
-            return scores
+                # The space at the end keeps an empty hypothesis: the jar drops a field without a character.
+                _write(process.stdin, f"SCORE ||| {reference} ||| {hypothesis} ")
+                found[hypothesis, reference] = _read(process.stdout)
+            return found
         except (OSError, ValueError) as error:
             raise MeteorUnavailable(_reason(watchdog, limit, errors, error)) from None
         finally:
@@ -78,8 +122,8 @@ def meteor(tables: Mapping[str, Sequence[Pair]]) -> dict[str, float]:
 
 
 def _field(text: str) -> str:
-    """One line without the jar's separator; an empty text becomes a full stop, since the jar drops empty fields."""
-    return " ".join(text.replace("|||", " ").split()) or "."
+    """One line without the jar's separator."""
+    return " ".join(text.replace("|||", " ").split())
 
 
 def _environment() -> dict[str, str]:
@@ -92,11 +136,14 @@ def _write(pipe: IO[bytes], line: str) -> None:
     pipe.flush()
 
 
-def _read(pipe: IO[bytes]) -> str:
+def _read(pipe: IO[bytes]) -> list[float]:
     line = pipe.readline()
     if not line.endswith(b"\n"):
         raise ValueError("the jar stopped answering")
-    return line.decode().strip()
+    numbers = [float(word) for word in line.split()]
+    if len(numbers) != COLUMNS:
+        raise ValueError(f"the jar answered with {len(numbers)} numbers, not {COLUMNS}")
+    return numbers
 
 
 def _reason(watchdog: threading.Timer, limit: float, errors: IO[bytes], error: Exception) -> str:
