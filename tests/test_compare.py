@@ -16,6 +16,7 @@ from rrg.evaluate import Prediction, comparison, evaluate, evaluation
 from rrg.evaluate.comparison import compare
 from rrg.evaluate.meteor import MeteorUnavailable
 from rrg.evaluate.statistics import differences, holm
+from rrg.labels import get_labeler
 from rrg.observations import OBSERVATIONS
 
 SENTENCES = [
@@ -37,7 +38,7 @@ def _no_java(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         raise MeteorUnavailable("no java")
 
     if "meteor" not in request.node.name:
-        monkeypatch.setattr(evaluation, "meteor", unavailable)
+        monkeypatch.setattr(evaluation, "meteor_statistics", unavailable)
         monkeypatch.setattr(comparison, "meteor_statistics", unavailable)
 
 
@@ -269,6 +270,6 @@ def test_equal_systems_have_no_difference(folder: StudyFolder) -> None:
 def test_labels_that_are_not_exact_are_read_from_the_references(folder: StudyFolder) -> None:
     card = {**folder.card, "labels": "rules"}
     found = compare({"a": copies(folder), "b": copies(folder, 0.9)}, StudyFolder(folder.path, card, folder.studies))
-    assert found.reference_labels == "by rules on the reference reports"
+    assert found.reference_labels == f"by {get_labeler().name} on the reference reports"
     assert found.tests["b"]["f1_micro"].first == 1
     assert np.isfinite([t.p for t in found.tests["b"].values()]).all()

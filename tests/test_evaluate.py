@@ -27,7 +27,7 @@ IU_XRAY = Path(os.environ.get("RRG_IU_XRAY", Path(__file__).parents[2] / "shared
 def _no_java(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """METEOR's start takes seconds; tests that ask for it are marked by their name."""
     if "meteor" not in request.node.name:
-        monkeypatch.setattr(evaluation, "meteor", no_java)
+        monkeypatch.setattr(evaluation, "meteor_statistics", no_java)
 
 
 @pytest.fixture

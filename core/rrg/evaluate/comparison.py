@@ -13,7 +13,7 @@ from rrg.evaluate.clinical import UNCERTAIN_POLICY, positives
 from rrg.evaluate.language import language_statistics
 from rrg.evaluate.meteor import MeteorUnavailable, meteor_statistics
 from rrg.evaluate.predictions import Prediction
-from rrg.evaluate.protocol import PROTOCOLS, Protocol, rules_for
+from rrg.evaluate.protocol import PROTOCOLS, Protocol, protocol_for
 from rrg.evaluate.scores import COLUMNS
 from rrg.evaluate.statistics import (
     LEVEL,
@@ -97,7 +97,7 @@ def compare(
     *,
     split: str = "test",
     rules: str | None = None,
-    labeler: str = "rules",
+    labeler: str | None = None,
     seed: int = 0,
     permutations: int = PERMUTATIONS,
     resamples: int = RESAMPLES,
@@ -114,7 +114,7 @@ def compare(
         raise UsageError(f"{permutations} permutations and {resamples} resamples: at least 1 of each is needed")
     if protocol not in PROTOCOLS:
         raise UsageError(f"no protocol is named {protocol!r}; there are: {', '.join(PROTOCOLS)}")
-    label = get_labeler(labeler)
+    label = get_labeler(labeler) if labeler else get_labeler()
     in_split, train = folder.split(split), folder.split("train")
     if not train:
         raise DataError(f"{folder.path}: no training studies, and the vocabulary comes from train")
@@ -127,7 +127,7 @@ def compare(
     if len(set(clusters)) < 2:
         raise DataError(f"the {len(studies)} shared studies are of one patient: there is nothing to resample")
 
-    form = Protocol.of((s.findings for s in train), rules_for(folder.card, rules))
+    form = protocol_for(protocol, folder.card, rules, (s.findings for s in train), "findings")
     exact = folder.card["labels"] == "exact"
     reports = {name: [given[study.id].report for study in studies] for name, given in by_id.items()}
     statistics, notes = _statistics(reports, studies, form, label, exact)

@@ -12,13 +12,14 @@ from rrg.errors import DataError, UsageError
 from rrg.evaluate.baselines import CONSTANT, Source, baselines
 from rrg.evaluate.clinical import AVERAGE, PRESETS, UNCERTAIN_POLICY, clinical, positives, preset_scores
 from rrg.evaluate.label_files import LabelFile
-from rrg.evaluate.language import language_scores
-from rrg.evaluate.meteor import MeteorUnavailable, meteor
+from rrg.evaluate.language import language_statistics
+from rrg.evaluate.meteor import MeteorUnavailable, meteor_statistics
 from rrg.evaluate.predictions import Prediction
 from rrg.evaluate.protocol import SECTIONS, Protocol, protocol_for, section_of
 from rrg.evaluate.radgraph import Annotation, Overlap, mean, radgraph_scores
 from rrg.evaluate.reports import scored_reports
-from rrg.evaluate.scores import RadGraph, Repeated, Row, Scores, Subset
+from rrg.evaluate.scores import COLUMNS, RadGraph, Repeated, Row, Scores, Subset
+from rrg.evaluate.statistics import clinical_statistics, intervals, join
 from rrg.labels import Labeler, get_labeler
 from rrg.observations import OBSERVATIONS
 
@@ -102,7 +103,7 @@ def evaluate(
 
     abnormal = np.flatnonzero(~positives(truth)[:, OBSERVATIONS.index("No Finding")])
     subsets = [subset for subset in (np.arange(len(cases.ids)), abnormal) if len(subset)]
-    rows = _rows(candidates, references, truth, subsets, notes)
+    rows = _rows(candidates, references, truth, subsets, cases.patients if folder else None, seed, notes)
     overlaps = radgraph_scores(cases.ids, *radgraph) if radgraph else None
 
     hypotheses = candidates[MODEL].hypotheses
@@ -241,31 +242,42 @@ def _rows(
     references: list[str],
     truth: np.ndarray,
     subsets: list[np.ndarray],
+    patients: Sequence[str | None] | None,
+    seed: int,
     notes: list[str],
 ) -> list[dict[str, Row]]:
-    """A table per subset of studies. METEOR runs in Java meanwhile, for all tables at once."""
+    """A table per subset of studies. METEOR runs in Java meanwhile, for all tables at once.
+
+    patients: are drawn whole for the intervals; None: every study is drawn alone.
+    """
     tables = {
         f"{k} {name}": [(candidate.hypotheses[i], references[i]) for i in subset]
         for k, subset in enumerate(subsets)
         for name, candidate in candidates.items()
     }
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(meteor, tables)
-        language = {key: language_scores(*map(list, zip(*pairs, strict=True))) for key, pairs in tables.items()}
+        waiting = pool.submit(meteor_statistics, tables)
+        language = {key: language_statistics(*map(list, zip(*pairs, strict=True))) for key, pairs in tables.items()}
         try:
             meteors = waiting.result()
         except MeteorUnavailable as error:
             meteors = {}
             notes.append(f"METEOR not computed: {error}")
-    return [
-        {
-            name: Row(
-                **language[f"{k} {name}"],
-                meteor=meteors.get(f"{k} {name}"),
-                clinical=clinical(positives(candidate.labels[subset]), positives(truth[subset])),
-                presets=preset_scores(candidate.labels[subset], truth[subset]),
+    rows: list[dict[str, Row]] = []
+    for k, subset in enumerate(subsets):
+        clusters = None if patients is None else [patients[i] for i in subset]
+        rows.append({})
+        for name, candidate in candidates.items():
+            found, given = candidate.labels[subset], truth[subset]
+            parts = [language[f"{k} {name}"], clinical_statistics(positives(found), positives(given))]
+            parts += [meteors[f"{k} {name}"]] if meteors else []
+            statistics = join(parts)
+            scores = {key: value for key, value in statistics.scores().items() if key in COLUMNS.values()}
+            rows[k][name] = Row(
+                meteor=scores.pop("meteor", None),
+                **scores,
+                clinical=clinical(positives(found), positives(given)),
+                presets=preset_scores(found, given),
+                intervals=intervals(statistics, clusters, seed),
             )
-            for name, candidate in candidates.items()
-        }
-        for k, subset in enumerate(subsets)
-    ]
+    return rows

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.rouge.rouge import Rouge
 
+from rrg.evaluate.language import language_statistics
 from rrg.evaluate.radgraph import Overlap
 from rrg.observations import OBSERVATIONS
 
@@ -42,9 +40,9 @@ def scored_reports(
     overlaps: Sequence[Mapping[str, Overlap]] | None,
 ) -> list[ScoredReport]:
     """One per study, in order. labels, reference_labels: (studies, 14) in {1, 0, -1, nan}."""
-    given, made = ({i: [text] for i, text in enumerate(side)} for side in (references, hypotheses))
-    bleu = Bleu(4).compute_score(given, made, verbose=0)[1][3]
-    rouge, cider = (scorer.compute_score(given, made)[1] for scorer in (Rouge(), Cider()))
+    statistics = language_statistics(hypotheses, references)
+    scores = statistics.score(statistics.values)  # of each report's own row
+    bleu, rouge, cider = scores["bleu_4"], scores["rouge_l"], scores["cider"]
     f1 = [{level: o.f1 for level, o in each.items()} for each in overlaps] if overlaps else [None] * len(ids)
     return [
         ScoredReport(

@@ -11,6 +11,7 @@ from rrg.errors import RRGError
 from rrg.evaluate.clinical import PRESETS, Agreement, Clinical
 from rrg.evaluate.radgraph import Overlap
 from rrg.evaluate.reports import ScoredReport
+from rrg.evaluate.statistics import RESAMPLES
 
 COLUMNS = {
     "BLEU-1": "bleu_1",
@@ -22,6 +23,7 @@ COLUMNS = {
     "CIDEr": "cider",
 }
 SHOWN_TEXT = 100
+BOUNDS = ("  95 % from", "  to")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Row:
     """One source of reports: language metrics (`meteor` is None where it was not computed) and clinical efficacy.
 
     `presets` holds every clinical preset's figures, by the preset's name and `average-observations|uncertain->value`.
+    `intervals` are 95 % bootstrap intervals of the language metrics and of f1_macro, f1_micro and f1_example (uncertain
+    as 0), whole patients drawn; empty where there is one patient.
     """
 
     bleu_1: float
@@ -40,6 +44,7 @@ class Row:
     cider: float
     clinical: Clinical
     presets: dict[str, dict[str, Agreement]]
+    intervals: dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class Scores:
             f"protocol {self.signature}",
             f"P, R, F1: labels of reports by {self.labeler}, of references {self.reference_labels}, "
             f"{self.uncertain}, {self.average}",
+            f"95 %: percentile bootstrap, {RESAMPLES:,} resamples of whole patients, seed {self.seed}",
             "",
             *_rows(self.rows),
             "",
@@ -146,11 +152,18 @@ def _rows(rows: dict[str, Row]) -> list[str]:
     width = max(map(len, rows))
     lines = [" " * width + "".join(f"{name:>9}" for name in [*COLUMNS, "P macro", "R macro", "F1 macro", "F1 micro"])]
     for name, row in rows.items():
-        values = [getattr(row, key) for key in COLUMNS.values()]
         macro = row.clinical.macro
-        values += [macro.precision, macro.recall, macro.f1, row.clinical.micro.f1]
-        lines.append(f"{name:<{width}}" + "".join(f"{'-' if v is None else format(v, '.3f'):>9}" for v in values))
+        values = [*(getattr(row, key) for key in COLUMNS.values()), macro.precision, macro.recall]
+        lines.append(_cells(name, width, [*values, macro.f1, row.clinical.micro.f1]))
+        if name == "model" and row.intervals:
+            for side, title in enumerate(BOUNDS):
+                bounds = [row.intervals.get(key) for key in (*COLUMNS.values(), "", "", "f1_macro", "f1_micro")]
+                lines.append(_cells(title, width, [found[side] if found else None for found in bounds], blank=""))
     return lines
+
+
+def _cells(title: str, width: int, values: Sequence[float | None], blank: str = "-") -> str:
+    return f"{title:<{width}}" + "".join(f"{blank if v is None else format(v, '.3f'):>9}" for v in values).rstrip()
 
 
 def _presets(rows: dict[str, Row]) -> list[str]:
