@@ -188,7 +188,8 @@ def test_the_page_shows_cases_with_films_texts_and_probabilities(scored: Path) -
     assert len(films) == 2 * len(TEXTS)
     assert {a["aria-label"] for a in films} >= {"Film 2 of 2, lateral, study missed"}
     assert all(str(a["href"]).startswith("data:image/jpeg;base64,") for a in page.all("image"))
-    assert page.text.count("Missed findings 2") == page.text.count("t0, a training study.") / 6 == 1
+    assert "Missed findings 2 " in page.text
+    assert page.text.count(", a training study.") == len(TEXTS)
     assert "missed Pleural Effusion absent" in page.text
     assert "reads as normal, the reference does not" in page.text
     assert "Word for word the generated report." in page.text
@@ -359,7 +360,11 @@ def test_the_command_writes_the_page_and_says_where(
         (lambda run: (run / "metrics.json").write_bytes(b"\xff"), 1, "cannot be read as JSON"),
         (lambda run: (run.parent / "data").rename(run.parent / "moved"), 1, "is gone; give --data"),
         (lambda run: (run.parent / "data" / "dataset.json").unlink(), 1, "give the run's data folder with --data"),
-        (lambda run: (run.parent / "data" / "metadata.jsonl").write_text(""), 1, "has none of the 6 predicted studies"),
+        (
+            lambda run: (run.parent / "data" / "metadata.jsonl").write_text(""),
+            1,
+            "none of the 6 predicted studies",
+        ),
         (lambda run: (run.parent / "data" / "metadata.jsonl").write_text("{}"), 1, "no data folder of rrg"),
     ],
 )

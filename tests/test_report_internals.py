@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from rrg.batch import Collator, Studies
 from rrg.data.study import StudyFolder
 from rrg.evaluate import evaluate, read_predictions
 from rrg.evaluate.scores import write_scores
@@ -87,19 +88,23 @@ def test_the_gate_that_is_shown_is_the_one_that_acts(lead_run: Path, folder: Stu
     assert gate.values[:, -1] == pytest.approx([float(seen[layer]) for layer in gate.layers], abs=1e-5)
 
 
-def test_what_is_reread_is_what_generation_read(lead_run: Path, folder: StudyFolder) -> None:
-    """With the same prompt, the model's next token at each place of its own report is the report's next."""
+def test_a_report_is_reread_as_training_reads_it(lead_run: Path, folder: StudyFolder) -> None:
+    """Films, exemplar and report stand where the stage's own batches put them."""
     reader, cases = read(lead_run, folder)
-    for case in cases:
-        logits: list[torch.Tensor] = []
-        head = reader.model.host.model.get_output_embeddings()
-        layers = reader.model.host.model.get_decoder()
-        handle = layers.register_forward_hook(lambda m, a, out, kept=logits: kept.append(out.last_hidden_state))
-        reader.read(case)
-        handle.remove()
-        ids = reader.prompt.report(case.prediction.report)[:-1]
-        text = reader.prompt.tokenizer.decode(head(logits[0])[0, -len(ids) - 1 : -1].argmax(dim=-1))
-        assert text.split() == reader.prompt.tokenizer.decode(ids).split()
+    model, case = reader.model, cases[0]
+    assert case.study
+    assert case.prediction.exemplar
+    study = case.study.model_copy(update={"findings": case.prediction.report})
+    batch = Collator(reader.prompt, {study.id: case.prediction.exemplar.report})(
+        [Studies(folder, [study], model.recipe)[0]]
+    )
+    count = len(reader.prompt.report(case.prediction.report))
+    with torch.inference_mode(), reader._noted() as (gates, _):
+        model.host.model(**model._inputs(batch, model.signals(batch)))
+        model.injection.clear()
+    [gate] = reader.read(case).gates
+    for layer, values in zip(gate.layers, gate.values, strict=True):
+        assert values == pytest.approx(gates["lead.gate", layer][-count - 1 : -2].numpy(), abs=1e-6)
 
 
 def test_attention_is_that_of_the_disease_tokens(dast_run: Path, folder: StudyFolder) -> None:
@@ -125,7 +130,8 @@ def test_attention_is_computed_from_the_tokens_and_the_patches(dast_run: Path, f
     attention = reader.read(cases[0]).attention
     assert attention
     queries, keys = tokens.tokens[None], found[0]
-    expected = tokens.attention.forward(queries, keys, keys, need_weights=True)[1][0].detach().numpy()
+    with torch.inference_mode():
+        expected = tokens.attention.forward(queries, keys, keys, need_weights=True)[1][0].numpy()
     assert attention.shares.reshape(14, -1) == pytest.approx(expected, abs=1e-6)
 
 

@@ -91,9 +91,8 @@ def _case(
         f'<article id="case-{number}"><header><h4><span class="number">{number}</span> {text(case.id)}</h4>'
         f'<p class="tags">{_outcome(case)}</p>'
         + (f'<p class="source">Indication: {text(indication)}</p>' if indication else "")
-        + f'</header><div class="look"><div class="films">{"".join(film.html for film in films)}</div>'
-        f"{_probabilities(case)}</div>"
-        f'<div class="read"><div class="texts">{"".join(texts)}</div>{inner}</div></article>'
+        + f'</header><div class="films">{"".join(film.html for film in films)}</div>'
+        f'<div class="read"><div class="texts">{"".join(texts)}</div>{inner}</div>{_probabilities(case)}</article>'
     )
 
 
@@ -178,6 +177,6 @@ def _attention(attention: Attention, case: Case, films: list[Film]) -> str:
         )
     return (
         f'<figure class="attention"><figcaption><h5>Attention</h5> {text(attention.piece)}: where each finding\'s '
-        f"token looks, mean over heads. Clear: an even share or less; full amber: {FULL:.0f} times an even share or more."
+        f"token looks, mean over heads. Clear: an even share or less; full amber: {FULL:.0f} times one or more."
         f'</figcaption><div class="maps">{"".join(maps)}</div></figure>'
     )

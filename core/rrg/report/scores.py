@@ -16,7 +16,7 @@ from rrg.evaluate.scores import COLUMNS
 Way = tuple[str, ...]
 MODEL = "model"
 ABNORMAL = "abnormal"
-AVERAGES = {"precision": "precision", "recall": "recall", "f1": "F1"}
+AVERAGES = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
 NAMES: dict[Way, str] = {(key,): name for name, key in COLUMNS.items()} | {
     ("clinical", average, key): f"{name}, {average}" for average in ("macro", "micro") for key, name in AVERAGES.items()
 }
@@ -79,7 +79,10 @@ def read_metrics(path: Path) -> Metrics:
             continue
         subset = ABNORMAL if way[0] == ABNORMAL else ""
         table = tables.setdefault(subset, Table(_count(content.get(subset))))
-        metric = tuple(part for part in way if part not in (source, subset))
+        parts = [*way]
+        for name in filter(None, (source, subset)):
+            parts.remove(name)
+        metric = tuple(parts) or (source,)
         cell = table.cells.setdefault(metric, {}).setdefault(source, Cell())
         if isinstance(found, tuple):
             cell.interval = found

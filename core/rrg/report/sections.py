@@ -25,13 +25,13 @@ KNOWN = {*FACTS, *HEALTH, "n", "n_split", "protocol"}
 
 def summary(metrics: Metrics) -> str:
     """Scores of every source, what they were measured by, and how the reports look as a set."""
-    parts = ['<section id="summary"><h2>Summary</h2>', _health(metrics)]
+    parts = ['<section id="summary"><h2>Summary</h2>', _health(metrics), '<div class="tables">']
     for subset, table in metrics.tables.items():
-        title = "All studies" if not subset else _words((subset,)).capitalize()
-        note = " The reference labels lack No Finding." if subset == ABNORMAL else ""
+        title = "Abnormal studies" if subset == ABNORMAL else "All studies"
+        note = " Their reference labels lack No Finding." if subset == ABNORMAL else ""
         n = "" if table.n is None else f"n = {table.n:,}."
         parts.append(_scores(table, metrics.sources, title, f"{n}{note}"))
-    return "".join([*parts, _facts(metrics), "</section>"])
+    return "".join([*parts, "</div>", _facts(metrics), "</section>"])
 
 
 def _health(metrics: Metrics) -> str:
