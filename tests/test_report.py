@@ -275,6 +275,13 @@ def test_a_run_whose_model_cannot_be_loaded_still_gets_a_page(scored: Path) -> N
     assert len(page.all("article")) == 6
 
 
+def test_an_interval_of_macro_f1_goes_with_it(scored: Path) -> None:
+    change(scored / "metrics.json", intervals={MODEL: {"f1_macro": [0.3, 0.4]}})
+    table = read_metrics(scored / "metrics.json").tables[""]
+    assert table.cells[("clinical", "macro", "f1")][MODEL].interval == (0.3, 0.4)
+    assert ("f1_macro",) not in table.cells
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -301,19 +308,43 @@ def test_intervals_are_shown_wherever_they_stand(scored: Path, changes: dict[str
     assert "0.100 – 0.250" in page_of(scored).text
 
 
-def test_further_presets_and_facts_are_shown_and_long_lists_are_not(scored: Path) -> None:
+def test_further_presets_and_facts_are_folded_up_and_long_lists_are_not_shown(scored: Path) -> None:
     path = scored / "metrics.json"
-    preset = {"promptmrg": {"model": {"f1": 0.123}, "best constant": {"f1": 0.456}}}
-    reports = {f"s{i}": {"model": {"bleu_1": 0.987}} for i in range(300)}
-    change(path, presets=preset, health={"longest repeat": 17}, per_report=reports, labels=[[1, 0]] * 6)
+    content = json.loads(path.read_text())
+    for number, name in enumerate(content["rows"]):
+        content["rows"][name]["presets"] = {"promptmrg": {"example-14|uncertain->0": {"f1": number + 0.125}}}
+    content |= {
+        "presets": {"promptmrg": "reports:rules|paper:CheXbert"},
+        "radgraph": {"all": {"simple": {"f1": 0.321}}},
+        "repeated": {"report": "the heart .", "count": 17},
+        "per_report": {f"s{i}": {"model": {"bleu_1": 0.987}} for i in range(300)},
+        "matrix": [[1, 0]] * 6,
+    }
+    path.write_text(json.dumps(content))
     metrics = read_metrics(path)
-    way = ("presets", "promptmrg", "f1")
-    assert metrics.tables[""].cells[way] == {MODEL: Cell(0.123), "best constant": Cell(0.456)}
-    assert metrics.facts["health longest repeat"] == 17
+    way = ("presets", "promptmrg", "example-14|uncertain->0", "f1")
+    assert metrics.tables[""].cells[way][MODEL] == Cell(0.125)
+    assert way not in metrics.tables[""].metrics
     page = page_of(scored)
-    assert "presets, promptmrg, f1 0.123 0.456" in page.text
-    assert "health longest repeat 17" in page.text
+    assert len(page.all("details")) == 2
+    assert "promptmrg, example-14|uncertain->0, f1 0.125 1.125 2.125 3.125" in page.text
+    assert "presets promptmrg reports:rules|paper:CheXbert" in page.text
+    assert "radgraph all simple f1 0.321" in page.text
+    assert "17 times the most frequent report" in page.text
     assert "0.987" not in page.text
+
+
+def test_labels_and_scores_of_each_report_are_those_of_the_metrics(scored: Path) -> None:
+    labels = {"Edema": 1, "Cardiomegaly": -1, "No Finding": 0}
+    report = {"id": "right", "labels": labels, "reference_labels": {"Fracture": 1}, "bleu_4": 0.4321, "cider": None}
+    change(scored / "metrics.json", reports=[report, {"id": 3}, "x"])
+    predictions, metrics = read_predictions(scored / "predictions.jsonl"), read_metrics(scored / "metrics.json")
+    folder = read_studies(scored.parent / "data", predictions)
+    cases = {case.id: case for case in cases_of(predictions, folder, get_labeler(), metrics.reports)}
+    assert cases["right"].findings == {"Edema": "hallucinated", "Fracture": "missed"}
+    assert cases["right"].scores == {"bleu_4": 0.4321}
+    assert cases["half"].findings == every_case(scored)["half"].findings
+    assert "This report alone: BLEU-4 0.432" in page_of(scored).text
 
 
 def test_numbers_that_are_none_or_nan_are_dashes(scored: Path) -> None:
@@ -333,8 +364,9 @@ def test_metrics_of_other_predictions_are_said(scored: Path) -> None:
 
 
 def test_an_unknown_labeler_is_replaced_and_that_is_said(scored: Path) -> None:
-    change(scored / "metrics.json", labeler="chexbert")
-    assert "marked by the labeler rules, not by chexbert, which made the scores" in page_of(scored).text
+    change(scored / "metrics.json", labeler="someone's")
+    ours = get_labeler().name
+    assert f"marked by the labeler {ours}, not by someone's, which made the scores" in page_of(scored).text
 
 
 def test_the_command_writes_the_page_and_says_where(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rrg.data.study import StudyFolder
+from rrg.evaluate.scores import COLUMNS
 from rrg.labels import Labeler
 from rrg.observations import OBSERVATIONS
 from rrg.report.cases import KINDS, Case, Kind, Sentence, Status, Tag, marked, split
@@ -86,11 +87,14 @@ def _case(
         inner += _attention(internals.attention, case, films) if internals.attention else ""
     elif internals:
         inner = f'<p class="note">The model did not re-read this case: {text(internals)}</p>'
-    indication = case.study.indication if case.study else ""
+    lines = [f"Indication: {text(case.study.indication)}"] if case.study and case.study.indication else []
+    if case.scores:
+        each = ", ".join(f"{name} {case.scores[key]:.3f}" for name, key in COLUMNS.items() if key in case.scores)
+        lines.append(f"This report alone: {each}")
     return (
         f'<article id="case-{number}"><header><h4><span class="number">{number}</span> {text(case.id)}</h4>'
         f'<p class="tags">{_outcome(case)}</p>'
-        + (f'<p class="source">Indication: {text(indication)}</p>' if indication else "")
+        + "".join(f'<p class="source">{line}</p>' for line in lines)
         + f'</header><div class="films">{"".join(film.html for film in films)}</div>'
         f'<div class="read"><div class="texts">{"".join(texts)}</div>{inner}</div>{_probabilities(case)}</article>'
     )

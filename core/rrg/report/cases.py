@@ -3,14 +3,15 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from rrg.data.study import Study, StudyFolder
 from rrg.evaluate import Prediction
+from rrg.evaluate.scores import COLUMNS
 from rrg.labels import Labeler
 from rrg.observations import OBSERVATIONS
 
@@ -45,7 +46,8 @@ class Sentence:
 class Case:
     """A study's reports. study: None where the data folder lacks it. findings: status by observation, No Finding apart.
 
-    called_normal: the report reads as normal, the reference doesn't.
+    called_normal: the report reads as normal, the reference doesn't. overlap: F1 of the words that the texts share.
+    scores: of this report alone, by metric.
     """
 
     prediction: Prediction
@@ -53,6 +55,7 @@ class Case:
     findings: dict[str, Status]
     called_normal: bool
     overlap: float
+    scores: dict[str, float]
 
     @property
     def id(self) -> str:
@@ -77,28 +80,37 @@ class Case:
         return KINDS.index(self.kind), -missed, -made_up, self.overlap
 
 
-def cases_of(predictions: Sequence[Prediction], folder: StudyFolder, labeler: Labeler) -> list[Case]:
+def cases_of(
+    predictions: Sequence[Prediction],
+    folder: StudyFolder,
+    labeler: Labeler,
+    scored: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Case]:
     """Every prediction as a case, the worst first.
 
-    What the reference has is what the evaluation counts: the card's exact labels, else the labeler's on its text;
-    uncertain counts as not there.
+    scored: what metrics.json says of each report, by id. Its `labels` and `reference_labels` count where it has them.
+    Else what counts is what an evaluation takes: the card's exact labels, or the labeler's on the texts. Uncertain
+    counts as not there.
     """
     studies = {study.id: study for study in folder.studies}
-    found = [studies.get(prediction.id) for prediction in predictions]
-    texts = [study.findings if study else p.reference for study, p in zip(found, predictions, strict=True)]
-    generated = labeler([prediction.report for prediction in predictions])
-    reference = labeler(texts)
-    if folder.card.get("labels") == "exact":
-        for row, study in zip(reference, found, strict=True):
-            if study is not None:
-                row[:] = [np.nan if study.labels[name] is None else study.labels[name] for name in OBSERVATIONS]
     cases = []
-    for prediction, study, text, made, there in zip(predictions, found, texts, generated, reference, strict=True):
-        says, has = (dict(zip(OBSERVATIONS, row == 1, strict=True)) for row in (made, there))
-        called_normal = bool(says.pop(NO_FINDING) and not has.pop(NO_FINDING))
+    for prediction in predictions:
+        study, known = studies.get(prediction.id), (scored or {}).get(prediction.id, {})
+        text = study.findings if study else prediction.reference
+        made, there = known.get("labels"), known.get("reference_labels")
+        if not (isinstance(made, dict) and isinstance(there, dict)):
+            made, there = _labels(prediction.report, labeler), _labels(text, labeler)
+            there = study.labels if study and folder.card.get("labels") == "exact" else there
+        says, has = ({name: labels.get(name) == 1 for name in OBSERVATIONS} for labels in (made, there))
+        called_normal = says.pop(NO_FINDING) and not has.pop(NO_FINDING)
         findings = {name: status for name in says if (status := _status(says[name], has[name]))}
-        cases.append(Case(prediction, study, findings, called_normal, _overlap(prediction.report, text)))
+        scores = {key: value for key in COLUMNS.values() if isinstance(value := known.get(key), float)}
+        cases.append(Case(prediction, study, findings, called_normal, _overlap(prediction.report, text), scores))
     return sorted(cases, key=lambda case: case.order)
+
+
+def _labels(text: str, labeler: Labeler) -> dict[str, float]:
+    return dict(zip(OBSERVATIONS, labeler([text])[0].tolist(), strict=True))
 
 
 def _status(generated: bool, reference: bool) -> Status | None:
@@ -108,7 +120,6 @@ def _status(generated: bool, reference: bool) -> Status | None:
 
 
 def _overlap(one: str, other: str) -> float:
-    """F1 of the words that two texts share."""
     a, b = (Counter(re.findall(r"\w+", text.lower())) for text in (one, other))
     return 2 * (a & b).total() / max(a.total() + b.total(), 1)
 

@@ -54,7 +54,7 @@ def write_page(
     folder = read_studies(data or run_data(run), predictions)
     labeler, notes = _labeler(metrics)
     notes += _mismatch(metrics, predictions, folder)
-    every = cases_of(predictions, folder, labeler)
+    every = cases_of(predictions, folder, labeler, metrics.reports)
     taken = chosen(every, cases, seed)
     found, note = _internals(run, folder, taken) if internals else ({}, "Without the model's internals, as asked for.")
     how = "worst first" if seed is None or len(taken) == len(every) else f"drawn at random (seed {seed}), worst first"
@@ -94,11 +94,12 @@ def read_studies(path: Path, predictions: Sequence[Prediction]) -> StudyFolder:
 
 def _labeler(metrics: Metrics) -> tuple[Labeler, list[str]]:
     """The labeler that the scores were made with, where it needs nothing more; else the bundled one."""
-    name = str(metrics.facts.get("labeler", "rules"))
+    labeler, name = get_labeler(), metrics.facts.get(("labeler",))
+    if name is None:
+        return labeler, []
     try:
-        return get_labeler(name), []
+        return get_labeler(str(name)), []
     except RRGError:
-        labeler = get_labeler()
         return labeler, [f"sentences are marked by the labeler {labeler.name}, not by {name}, which made the scores"]
 
 
@@ -137,7 +138,7 @@ def _header(run: Path, state: dict[str, object], metrics: Metrics, notes: Sequen
     except RRGError:
         expression = ""
     finished = str(state.get("finished", "")).replace("T", " ")
-    about = [f"split {metrics.facts.get('split')} of {metrics.facts.get('data')}"]
+    about = [f"split {metrics.facts.get(('split',))} of {metrics.facts.get(('data',))}"]
     about += [f"trained until {finished}"] if finished else []
     said = "".join(f'<p class="note">{text(note)}.</p>' for note in notes)
     parts = ["summary", *(["findings"] if metrics.observations else []), "cases"]

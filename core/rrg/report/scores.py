@@ -18,8 +18,11 @@ MODEL = "model"
 ABNORMAL = "abnormal"
 AVERAGES = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
 NAMES: dict[Way, str] = {(key,): name for name, key in COLUMNS.items()} | {
-    ("clinical", average, key): f"{name}, {average}" for average in ("macro", "micro") for key, name in AVERAGES.items()
+    ("clinical", average, key): f"{name}, {average}"
+    for average in ("macro", "micro", "example")
+    for key, name in AVERAGES.items()
 }
+ALSO: dict[Way, Way] = {(f"f1_{average}",): ("clinical", average, "f1") for average in ("macro", "micro", "example")}
 _SILENT = {"rows", "scores", "value", "interval", "intervals", "ci", "ci95"}
 _LOW, _HIGH = ("low", "lower", "lo"), ("high", "upper", "hi")
 MOST = 200
@@ -41,20 +44,37 @@ class Table:
 
     @property
     def metrics(self) -> list[Way]:
-        """Those of a whole report, the known ones first."""
-        own = [way for way in self.cells if "observations" not in way and way[-1] != "support"]
+        """Those of a whole report, the known ones first; not those of a group."""
+        own = [way for way in self._whole if way in NAMES or len(way) == 1]
         return sorted(own, key=lambda way: list(NAMES).index(way) if way in NAMES else len(NAMES))
+
+    @property
+    def groups(self) -> dict[str, list[Way]]:
+        """Further metrics by what they begin with, such as `presets`."""
+        found: dict[str, list[Way]] = {}
+        for way in self._whole:
+            if way not in NAMES and len(way) > 1:
+                found.setdefault(way[0], []).append(way)
+        return found
+
+    @property
+    def _whole(self) -> list[Way]:
+        return [way for way in self.cells if "observations" not in way and way[-1] != "support"]
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """sources: names, the model's first. tables: all studies, then subsets. facts: everything else that is short."""
+    """sources: names, the model's first. tables: all studies, then subsets. facts: everything else that is short.
+
+    reports: what is said of each report of the model, by study id.
+    """
 
     sources: list[str]
     tables: dict[str, Table]
     observations: list[str]
-    facts: dict[str, Any]
+    facts: dict[Way, Any]
     notes: list[str]
+    reports: dict[str, dict[str, Any]]
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -70,32 +90,34 @@ def read_metrics(path: Path) -> Metrics:
     if not isinstance(rows, dict) or not isinstance(rows.get(MODEL), dict):
         raise DataError(f'{path}: expected an object with "rows", the scores of "model" among them; {again}')
     sources = [MODEL, *(name for name in rows if name != MODEL)]
-    tables, facts = {"": Table(_count(content))}, {}
+    tables: dict[str, Table] = {"": Table(_count(content))}
+    facts: dict[Way, Any] = {}
     for way, found in _leaves(content):
         source = next((part for part in way if part in sources), None)
         if source is None:
             if not isinstance(found, tuple) and way != (ABNORMAL, "n"):
-                facts[" ".join(way)] = found
+                facts[way] = found
             continue
         subset = ABNORMAL if way[0] == ABNORMAL else ""
         table = tables.setdefault(subset, Table(_count(content.get(subset))))
         parts = [*way]
         for name in filter(None, (source, subset)):
             parts.remove(name)
-        metric = tuple(parts) or (source,)
+        metric = ALSO.get(tuple(parts), tuple(parts) or (source,))
         cell = table.cells.setdefault(metric, {}).setdefault(source, Cell())
         if isinstance(found, tuple):
             cell.interval = found
         elif found is None or isinstance(found, int | float):
             cell.value = found
     numbers = [way for way in tables[""].cells if way[:2] == ("clinical", "observations") and len(way) == 4]
-    notes = content.get("notes")
+    notes, reports = (found if isinstance(found := content.get(key), list) else [] for key in ("notes", "reports"))
     return Metrics(
         sources,
-        {name: table for name, table in tables.items() if table.metrics},
+        {name: table for name, table in tables.items() if table.cells or not name},
         list(dict.fromkeys(way[2] for way in numbers)),
         facts,
-        [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else [],
+        [note for note in notes if isinstance(note, str)],
+        {report["id"]: report for report in reports if isinstance(report, dict) and isinstance(report.get("id"), str)},
     )
 
 

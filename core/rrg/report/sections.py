@@ -1,26 +1,28 @@
 """The page's first two parts as HTML: scores beside their null baselines, and the model by finding."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rrg.report.markup import bar, number, shown, text
 from rrg.report.scores import ABNORMAL, MODEL, NAMES, Cell, Metrics, Table, Way
 
-FACTS = {
-    "data": "Data",
-    "split": "Split",
-    "signature": "Protocol",
-    "labeler": "Labels of generated reports",
-    "reference_labels": "Labels of references",
-    "uncertain": "Uncertain findings",
-    "average": "Average",
-    "constant": "The best constant",
-    "constant_val_bleu_4": "Its BLEU-4 on validation",
-    "seed": "Seed of the random baseline",
+FACTS: dict[Way, str] = {
+    ("signature",): "Protocol",
+    ("data",): "Data",
+    ("split",): "Split",
+    ("labeler",): "Labels of generated reports",
+    ("reference_labels",): "Labels of references",
+    ("uncertain",): "Uncertain findings",
+    ("average",): "Average",
+    ("constant",): "The best constant",
+    ("constant_val_bleu_4",): "Its BLEU-4 on validation",
+    ("repeated", "report"): "The most frequent report",
+    ("seed",): "Seed of the random baseline",
 }
-HEALTH = ("distinct", "verbatim")
-KNOWN = {*FACTS, *HEALTH, "n", "n_split", "protocol"}
+ELSEWHERE: set[Way] = {("n",), ("n_split",), ("protocol",), ("distinct",), ("verbatim",), ("repeated", "count")}
+LONG = 60
+"""Characters of a fact that gets a line of its own."""
 
 
 def summary(metrics: Metrics) -> str:
@@ -30,19 +32,22 @@ def summary(metrics: Metrics) -> str:
         title = "Abnormal studies" if subset == ABNORMAL else "All studies"
         note = " Their reference labels lack No Finding." if subset == ABNORMAL else ""
         n = "" if table.n is None else f"n = {table.n:,}."
-        parts.append(_scores(table, metrics.sources, title, f"{n}{note}"))
-    return "".join([*parts, "</div>", _facts(metrics), "</section>"])
+        if table.metrics:
+            parts.append(_scores(table, table.metrics, metrics.sources, title, f"{n}{note}"))
+    return "".join([*parts, "</div>", _facts(metrics), *_groups(metrics), "</section>"])
 
 
 def _health(metrics: Metrics) -> str:
     facts, n = metrics.facts, metrics.tables[""].n
     figures = []
-    if isinstance(n, int):
-        whole = facts.get("n_split")
+    if n is not None:
+        whole = facts.get(("n_split",))
         figures.append((f"{n:,}", "studies" if whole in (None, n) else f"of {text(whole)} studies are scored"))
-    if (distinct := facts.get("distinct")) is not None:
+    if (distinct := facts.get(("distinct",))) is not None:
         figures.append((shown(distinct), "distinct reports"))
-    if isinstance(verbatim := facts.get("verbatim"), int | float) and math.isfinite(verbatim):
+    if (count := facts.get(("repeated", "count"))) is not None:
+        figures.append((shown(count), "times the most frequent report"))
+    if isinstance(verbatim := facts.get(("verbatim",)), int | float) and math.isfinite(verbatim):
         figures.append((f"{verbatim:.1%}", "word for word in train"))
     above, count = _above_nulls(metrics)
     if count:
@@ -65,15 +70,16 @@ def _values(cells: Mapping[str, Cell]) -> dict[str, float]:
     return {k: c.value for k, c in cells.items() if c.value is not None and math.isfinite(c.value)}
 
 
-def _scores(table: Table, sources: list[str], title: str, note: str) -> str:
+def _scores(table: Table, ways: list[Way], sources: list[str], title: str, note: str, named: int = 0) -> str:
+    """named: parts of each way that the title says already."""
     head = "".join(f'<th scope="col">{text(source)}</th>' for source in sources)
     rows = []
-    for way in table.metrics:
+    for way in ways:
         cells = table.cells[way]
         values = _values(cells)
         best = [k for k, v in values.items() if v == max(values.values())] if len(values) > 1 else []
         row = "".join(_cell(cells.get(source, Cell()), source in best) for source in sources)
-        rows.append(f'<tr><th scope="row">{_words(way)}</th>{row}</tr>')
+        rows.append(f'<tr><th scope="row">{_words(way[named:])}</th>{row}</tr>')
     return (
         f'<div class="wide"><table class="scores"><caption><b>{title}</b> {note}</caption>'
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -95,15 +101,38 @@ def _words(way: Way) -> str:
 
 
 def _facts(metrics: Metrics) -> str:
-    facts = {FACTS.get(key, key.replace("_", " ")): metrics.facts.get(key) for key in FACTS}
-    facts |= {key.replace("_", " "): value for key, value in metrics.facts.items() if key not in KNOWN}
-    rows = "".join(f"<div><dt>{shown(k)}</dt><dd>{_fact(v)}</dd></div>" for k, v in facts.items() if v is not None)
+    rest = [way for way in metrics.facts if len(way) == 1 and way not in FACTS and way not in ELSEWHERE]
     notes = "".join(f"<li>{text(note)}</li>" for note in metrics.notes)
-    return f'<dl class="facts">{rows}</dl>' + (f'<ul class="notes">{notes}</ul>' if notes else "")
+    return _list(metrics, [*FACTS, *rest]) + (f'<ul class="notes">{notes}</ul>' if notes else "")
 
 
-def _fact(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else text(value)
+def _groups(metrics: Metrics) -> Iterator[str]:
+    """What an evaluation has beside, folded up: tables and facts by what their names begin with."""
+    facts: dict[str, list[Way]] = {}
+    for way in metrics.facts:
+        if len(way) > 1 and way not in FACTS and way not in ELSEWHERE:
+            facts.setdefault(way[0], []).append(way)
+    for name in dict.fromkeys([*(name for table in metrics.tables.values() for name in table.groups), *facts]):
+        tables = "".join(
+            _scores(table, ways, metrics.sources, "Abnormal studies" if subset else "All studies", "", named=1)
+            for subset, table in metrics.tables.items()
+            if (ways := table.groups.get(name))
+        )
+        title = shown(name.replace("_", " ").capitalize())
+        listed = _list(metrics, facts.get(name, []))
+        yield f'<details><summary>{title}</summary><div class="tables">{tables}</div>{listed}</details>'
+
+
+def _list(metrics: Metrics, ways: Iterable[Way]) -> str:
+    said = {FACTS.get(way) or " ".join(way).replace("_", " "): metrics.facts.get(way) for way in ways}
+    rows = "".join(_fact(name, value) for name, value in said.items() if value is not None)
+    return f'<dl class="facts">{rows}</dl>' if rows else ""
+
+
+def _fact(name: str, value: Any) -> str:
+    said = f"{value:.3f}" if isinstance(value, float) else text(value)
+    long = ' class="long"' if len(str(value)) > LONG else ""
+    return f"<div{long}><dt>{shown(name)}</dt><dd>{said}</dd></div>"
 
 
 def findings(metrics: Metrics) -> str:
