@@ -74,7 +74,7 @@ def test_a_long_report_scrolls_in_its_cell(hostile: Path, browser: Chromium) -> 
         "[...document.querySelectorAll('.body')]"
         ".map(b => [b.clientHeight, b.scrollHeight, b.scrollWidth - b.clientWidth])"
     )
-    assert max(height for height, _, _ in bodies) <= 600
+    assert max(height for height, _, _ in bodies) <= 720
     assert max(whole for _, whole, _ in bodies) > 1000
     assert max(over for _, _, over in bodies) <= 0
 
@@ -99,6 +99,16 @@ def test_the_style_of_the_page_is_applied(hostile: Path, browser: Chromium) -> N
     browser.open(hostile, 1400, "dark")
     assert browser.evaluate("getComputedStyle(document.body).backgroundColor") != light
     assert browser.evaluate("getComputedStyle(document.querySelector('article')).display") == "grid"
+
+
+def test_a_film_fills_the_window_when_it_is_followed(hostile: Path, browser: Chromium) -> None:
+    browser.open(hostile, 1400)
+    width = "document.querySelector('svg.film').getBoundingClientRect().width"
+    small = browser.evaluate(width)
+    browser.evaluate("document.querySelector('.zoom a').click()")
+    assert browser.evaluate(width) == 1400 > 2 * small
+    browser.evaluate("document.querySelector('.zoom:target .close').click()")
+    assert browser.evaluate(width) == small
 
 
 def test_films_are_decoded(hostile: Path, browser: Chromium) -> None:

@@ -169,9 +169,9 @@ def _attention(attention: Attention, case: Case, films: list[Film]) -> str:
     maps = []
     for name in names:
         row = shares[OBSERVATIONS.index(name)]
-        peak = f"{row.max() / even:.1f}× even"
+        peak = f"peak {row.max() / even:.1f}×"
         pictures = "".join(
-            film.under(row[i], even, f"Attention of {name} over film {i + 1}, at most {peak}")
+            film.under(row[i], even, f"Attention of {name} over film {i + 1}, {peak} an even share")
             for i, film in enumerate(seen)
         )
         status = case.findings.get(name)

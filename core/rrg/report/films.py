@@ -14,7 +14,7 @@ LARGEST, SMALLEST = 512, 160
 BUDGET = 8_000_000
 """Bytes that all films of a page may take together, about; a film's side in pixels follows."""
 BYTES_A_PIXEL = 0.2  # of a chest film as JPEG of quality 80 in base64
-FULL = 5.0
+FULL = 3.0
 """Times an even share of attention at which a patch has the full colour."""
 
 
@@ -26,10 +26,11 @@ def side_of(films: int) -> int:
 
 @dataclass(frozen=True)
 class Film:
-    """A film of the page. error: why there is none, else ""."""
+    """A film of the page. case: where it stands. error: why there is none, else ""."""
 
     key: str
     label: str
+    case: str = ""
     uri: str = ""
     width: int = 1
     height: int = 1
@@ -39,9 +40,11 @@ class Film:
     def html(self) -> str:
         if self.error:
             return f'<div class="film gone" role="img" aria-label="No film">{text(self.error)}</div>'
-        return (
+        return (  # a link to itself: what the address names fills the window, until the second link is followed
+            f'<div class="zoom" id="zoom-{self.key}"><a href="#zoom-{self.key}">'
             f'<svg class="film" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{plain(self.label)}">'
-            f'<image id="{self.key}" width="{self.width}" height="{self.height}" href="{self.uri}"/></svg>'
+            f'<image id="{self.key}" width="{self.width}" height="{self.height}" href="{self.uri}"/></svg></a>'
+            f'<a class="close" href="#{self.case}">close</a></div>'
         )
 
     def under(self, shares: np.ndarray, even: float, label: str) -> str:
@@ -64,7 +67,8 @@ def films_of(case: Case, number: int, folder: StudyFolder, side: int) -> list[Fi
         view = f", {case.study.views[i]}" if case.study.views else ""
         label = f"Film {i + 1} of {len(names)}{view}, study {case.id}"
         try:
-            films.append(Film(f"film-{number}-{i}", label, *jpeg(read_film(folder.film_path(case.study, i)), side)))
+            uri, width, height = jpeg(read_film(folder.film_path(case.study, i)), side)
+            films.append(Film(f"film-{number}-{i}", label, f"case-{number}", uri, width, height))
         except RRGError as error:
             films.append(Film("", label, error=error.message.removeprefix(f"{folder.path}/")))
     return films

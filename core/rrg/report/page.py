@@ -119,7 +119,7 @@ def _internals(run: Path, folder: StudyFolder, cases: Sequence[Case]) -> tuple[d
     try:
         reader = Reader(run, folder)
     except Exception as error:  # weights, plugins and libraries may fail in any way, and the rest of the page stands
-        reason = str(error).strip() or type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).replace(f"{run}{os.sep}", "")
         return {}, f"Without the model's internals: the run could not be loaded. {reason}"
     if not reader.has_something:
         return {}, ""
