@@ -77,7 +77,7 @@ def _scores(table: Table, ways: list[Way], sources: list[str], title: str, note:
     for way in ways:
         cells = table.cells[way]
         values = _values(cells)
-        best = [k for k, v in values.items() if v == max(values.values())] if len(values) > 1 else []
+        best = [k for k, v in values.items() if v == max(values.values()) > min(values.values())]
         row = "".join(_cell(cells.get(source, Cell()), source in best) for source in sources)
         rows.append(f'<tr><th scope="row">{_words(way[named:])}</th>{row}</tr>')
     return (
