@@ -1,0 +1,177 @@
+"""`write_page`: everything of a run that `rrg report` shows, as one HTML file that needs nothing else.
+
+A policy in the page's head forbids scripts and everything from elsewhere; the style sheet is allowed by its hash.
+"""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rrg.data.study import CARD, METADATA, Study, StudyFolder
+from rrg.errors import DataError, RRGError, UsageError
+from rrg.evaluate import Prediction, read_predictions
+from rrg.evaluate.predictions import FILE
+from rrg.labels import Labeler, get_labeler
+from rrg.recipe import Recipe
+from rrg.report.casebook import casebook
+from rrg.report.cases import Case, cases_of, chosen
+from rrg.report.internals import Internals
+from rrg.report.markup import plain, text
+from rrg.report.scores import Metrics, read_metrics
+from rrg.report.sections import findings, summary
+from rrg.run_folder import read_run, run_data
+
+NAME = "report.html"
+
+
+def write_page(
+    run: Path,
+    output: Path | None = None,
+    *,
+    data: Path | None = None,
+    cases: int = 40,
+    seed: int | None = None,
+    internals: bool = True,
+) -> Path:
+    """Write the page of an evaluated run, by default RUN/report.html, and say where it lies.
+
+    data: the data folder (default: the one it was trained on). cases: at most so many. seed: draw them at random
+    instead of taking the worst. internals: load the model and let it re-read the cases.
+
+    Raises UsageError where `run` holds no run, DataError where its predictions, metrics or data are missing or corrupt,
+    RRGError where the page cannot be written.
+    """
+    if cases < 1:
+        raise UsageError(f"--cases {cases}: give 1 or more")
+    state = read_run(run)
+    predictions, metrics = read_predictions(run / FILE), read_metrics(run / "metrics.json")
+    folder = read_studies(data or run_data(run), predictions)
+    labeler, notes = _labeler(metrics)
+    notes += _mismatch(metrics, predictions, folder)
+    every = cases_of(predictions, folder, labeler, metrics.reports)
+    taken = chosen(every, cases, seed)
+    found, note = _internals(run, folder, taken) if internals else ({}, "Without the model's internals, as asked for.")
+    how = "worst first" if seed is None or len(taken) == len(every) else f"drawn at random (seed {seed}), worst first"
+    body = [
+        _header(run, state, metrics, notes),
+        "<main>",
+        summary(metrics),
+        findings(metrics),
+        casebook(taken, every, how, folder, labeler, found, note),
+        "</main>",
+    ]
+    output = output or run / NAME
+    _write(output, _whole(f"{run.resolve().name}: radiology reports", "\n".join(body)))
+    return output
+
+
+def read_studies(path: Path, predictions: Sequence[Prediction]) -> StudyFolder:
+    """The predictions' studies, whether their films are there or not.
+
+    Raises DataError where `path` is no data folder or has none of the studies.
+    """
+    wanted = {prediction.id for prediction in predictions}
+    try:
+        card = json.loads((path / CARD).read_bytes())
+        lines = (path / METADATA).read_bytes().splitlines()
+        studies = [study for line in lines if (study := Study.model_validate_json(line)).id in wanted]
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}; give the run's data folder with --data") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: no data folder of rrg that can be read: {error}") from error
+    if not studies:
+        raise DataError(
+            f"{path}: none of the {len(wanted)} predicted studies is in it; give the right folder with --data"
+        )
+    return StudyFolder(path, card if isinstance(card, dict) else {}, studies)
+
+
+def _labeler(metrics: Metrics) -> tuple[Labeler, list[str]]:
+    """The labeler that the scores were made with, where it needs nothing more; else the bundled one."""
+    labeler, name = get_labeler(), metrics.facts.get(("labeler",))
+    if name is None:
+        return labeler, []
+    try:
+        return get_labeler(str(name)), []
+    except RRGError:
+        return labeler, [f"sentences are marked by the labeler {labeler.name}, not by {name}, which made the scores"]
+
+
+def _mismatch(metrics: Metrics, predictions: Sequence[Prediction], folder: StudyFolder) -> list[str]:
+    notes = []
+    if (n := metrics.tables[""].n) not in (None, len(predictions)):
+        notes.append(f"metrics.json scores {n} studies, {FILE} has {len(predictions)}; score anew with rrg evaluate")
+    if absent := len(predictions) - len(folder.studies):
+        notes.append(f"{absent} of the predicted studies are not in the data folder")
+    return notes
+
+
+def _internals(run: Path, folder: StudyFolder, cases: Sequence[Case]) -> tuple[dict[str, Internals | str], str]:
+    """What the model's modules see of each case, or why not; and a note for all."""
+    from rrg.report.reader import Reader
+
+    try:
+        reader = Reader(run, folder)
+    except Exception as error:  # weights, plugins and libraries may fail in any way, and the rest of the page stands
+        reason = (str(error).strip() or type(error).__name__).replace(f"{run}{os.sep}", "")
+        return {}, f"Without the model's internals: the run could not be loaded. {reason}"
+    if not reader.has_something:
+        return {}, ""
+    found: dict[str, Internals | str] = {}
+    for case in tqdm(cases, desc="re-read", unit="case", leave=False, disable=None):
+        try:
+            found[case.id] = reader.read(case) if case.study else "it is not in the data folder"
+        except RRGError as error:
+            found[case.id] = error.message.removeprefix(f"{folder.path}/")
+    return found, ""
+
+
+def _header(run: Path, state: dict[str, object], metrics: Metrics, notes: Sequence[str]) -> str:
+    try:
+        expression = Recipe.open(run / "recipe.toml").expression
+    except RRGError:
+        expression = ""
+    finished = str(state.get("finished", "")).replace("T", " ")
+    about = [f"split {metrics.facts.get(('split',))} of {metrics.facts.get(('data',))}"]
+    about += [f"trained until {finished}"] if finished else []
+    said = "".join(f'<p class="note">{text(note)}.</p>' for note in notes)
+    parts = ["summary", *(["findings"] if metrics.observations else []), "cases"]
+    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in parts)
+    return (
+        f"<header><h1>{text(run.resolve().name)}</h1>"
+        + (f'<p class="expression">{text(expression)}</p>' if expression else "")
+        + f"<p>{text(', '.join(about))}</p>{said}"
+        '<p class="source">Generated reports are for research, not for care.</p>'
+        f"<nav>{links}</nav></header>"
+    )
+
+
+def _whole(title: str, body: str) -> str:
+    style = files("rrg.report").joinpath("page.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return (
+        '<!doctype html>\n<html lang="en" dir="ltr"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">\n'
+        f'<link rel="icon" href="data:,"><title>{plain(title)}</title>\n'
+        f"<style>{style}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _write(path: Path, page: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise RRGError(f"{path}: could not be written: {error.strerror}; name another file with -o") from error
+    finally:
+        partial.unlink(missing_ok=True)
