@@ -80,7 +80,7 @@ def test_a_table_runs_resumes_and_prints_means_with_intervals(
     def no_java(tables: object) -> None:  # its start takes longer than all the rest
         raise MeteorUnavailable("no java")
 
-    monkeypatch.setattr("rrg.evaluate.evaluation.meteor", no_java)
+    monkeypatch.setattr("rrg.evaluate.evaluation.meteor_statistics", no_java)
     small = [word for setting in SMALL.split() for word in ("--set", setting)]
     out = tmp_path / "vdgen-2"
     command = ["ablate", "vdgen-2", "--data", str(folder.path), "--out", str(out), "--steps", "2", *small]

@@ -23,7 +23,7 @@ EDEMA = OBSERVATIONS.index("Edema")
 
 @pytest.fixture(autouse=True)
 def _no_java(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "meteor", no_java)
+    monkeypatch.setattr(evaluation, "meteor_statistics", no_java)
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def test_the_command_scores_by_chexbert(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(evaluation, "meteor", no_java)
+    monkeypatch.setattr(evaluation, "meteor_statistics", no_java)
     folder = study_folder(tmp_path / "data")
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(p.model_dump_json() + "\n" for p in copies(folder)))
@@ -205,7 +205,7 @@ def test_the_command_scores_by_chexbert(
 def test_the_commands_of_the_page_run(
     tmp_path: Path, tokenizer: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "meteor", no_java)
+    monkeypatch.setattr(evaluation, "meteor_statistics", no_java)
     monkeypatch.chdir(tmp_path)
     predictions = copies(study_folder(tmp_path / "data" / "iu-xray"))
     run = tmp_path / "runs" / "lead"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rrg.evaluate.meteor import Pair, _statistics, meteor, meteor_statistics
+from rrg.evaluate.meteor import Pair, _statistics, meteor_statistics
 from rrg.evaluate.statistics import Statistics
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs java")
@@ -27,6 +27,12 @@ CORPUS = 0.3162186421377712
 # Words that match exactly, by stem (lung, lungs), by synonym (big, large) and in paraphrases (no evidence of, without).
 WORDS = ["the", "lungs", "lung", "are", "clear", "no", "evidence", "of", "without", "effusion", "effusions", "big"]
 WORDS += ["large", "heart", "is", "enlarged", ".", ",", "3.5", "cm"]
+
+
+def meteor(tables: dict[str, list[Pair]]) -> dict[str, float]:
+    """Corpus METEOR of each table."""
+    return {name: found.scores()["meteor"] for name, found in meteor_statistics(tables).items()}
+
 
 
 def pairs(n: int, seed: int) -> list[Pair]:

@@ -15,8 +15,9 @@ from rrg.errors import UsageError
 from rrg.evaluate import meteor as driver
 from rrg.evaluate.constant import ConstantBleu, best_constant
 from rrg.evaluate.language import language_scores
-from rrg.evaluate.meteor import MeteorUnavailable, meteor
+from rrg.evaluate.meteor import MeteorUnavailable
 from rrg.evaluate.protocol import PROTOCOLS, RULES, Protocol, clean, protocol_for, rules_for
+from test_evaluate_meteor import meteor
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs java")
 WORDS = ["the", "lungs", "are", "clear", "no", "acute", "effusion", "heart", "is", "normal", ".", "mild", "left"]

@@ -36,11 +36,6 @@ class MeteorUnavailable(Exception):
     """METEOR cannot be computed here; the message says why."""
 
 
-def meteor(tables: Mapping[str, Sequence[Pair]]) -> dict[str, float]:
-    """Corpus METEOR of each table of (hypothesis, reference) pairs. Raises MeteorUnavailable with the reason."""
-    return {name: found.scores()["meteor"] for name, found in meteor_statistics(tables).items()}
-
-
 def meteor_statistics(tables: Mapping[str, Sequence[Pair]]) -> dict[str, Statistics]:
     """What the jar says of each pair of each table, in order: (pairs, 23). Raises MeteorUnavailable with the reason.
 
