@@ -34,7 +34,6 @@ def meteor(tables: dict[str, list[Pair]]) -> dict[str, float]:
     return {name: found.scores()["meteor"] for name, found in meteor_statistics(tables).items()}
 
 
-
 def pairs(n: int, seed: int) -> list[Pair]:
     rng = random.Random(seed)
     texts = [" ".join(rng.choices(WORDS, k=rng.randint(0, 25))) for _ in range(2 * n)]
