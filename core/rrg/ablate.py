@@ -198,7 +198,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"{found['title']}: {found['data']}, split {found['split']}, n = {found['n']}, {seeds} seeds{steps}; "
         "mean ± half of the 95 % interval over the seeds (Student's t).",
         "",
-        f"Protocol `{found['protocol']}`; macro-F1 over 14 observations.",
+        f"Protocol `{found['protocol']}`; macro-F1 over 14 observations, uncertain as 0.",
         "",
         f"| row | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",

@@ -51,6 +51,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{scores.table()}")
     print(
         f"\ntrained in {(trained - started) / 60:.1f} min, wrote and scored {len(predictions)} reports in "
-        f"{(written - trained) / 60:.1f} min; everything is in {args.out}"
+        f"{(written - trained) / 60:.1f} min; everything is in {args.out}; rrg report {args.out} shows it as a page"
     )
     return 0

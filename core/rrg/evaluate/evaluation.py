@@ -272,12 +272,14 @@ def _rows(
             parts = [language[f"{k} {name}"], clinical_statistics(positives(found), positives(given))]
             parts += [meteors[f"{k} {name}"]] if meteors else []
             statistics = join(parts)
+            bounds = intervals(statistics, clusters, seed)
+            bounds.pop("f1_example", None)  # a figure of presets alone
             scores = {key: value for key, value in statistics.scores().items() if key in COLUMNS.values()}
             rows[k][name] = Row(
                 meteor=scores.pop("meteor", None),
                 **scores,
                 clinical=clinical(positives(found), positives(given)),
                 presets=preset_scores(found, given),
-                intervals=intervals(statistics, clusters, seed),
+                intervals=bounds,
             )
     return rows

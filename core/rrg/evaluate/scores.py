@@ -31,8 +31,8 @@ class Row:
     """One source of reports: language metrics (`meteor` is None where it was not computed) and clinical efficacy.
 
     `presets` holds every clinical preset's figures, by the preset's name and `average-observations|uncertain->value`.
-    `intervals` are 95 % bootstrap intervals of the language metrics and of f1_macro, f1_micro and f1_example (uncertain
-    as 0), whole patients drawn; empty where there is one patient.
+    `intervals` are 95 % bootstrap intervals of the language metrics and of f1_macro and f1_micro (uncertain as 0), with
+    whole patients drawn; empty where there is one patient.
     """
 
     bleu_1: float
