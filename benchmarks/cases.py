@@ -18,7 +18,7 @@ from rrg.config import GenerationConfig
 from rrg.hosts.build import learn_tokenizer
 from rrg.model import build
 from rrg.ops.gated_fusion import gated_fusion, naive
-from rrg.ops.selective_scan import ORDERED, choice, selective_scan, selective_scan_2d
+from rrg.ops.selective_scan import MAMBA_SSM, ORDERED, choice, selective_scan, selective_scan_2d
 from rrg.testing.data import FINDINGS, batch_of, items
 
 Call = Callable[[], object]
@@ -101,7 +101,7 @@ def _here(device: str) -> list[str]:
     """The scan's backends on a device, but for the loop."""
     if device == "cpu":
         return ["chunked", "cpu"]
-    return ["chunked", "triton", *(["mamba-ssm"] if find_spec("selective_scan_cuda") else [])]
+    return ["chunked", "triton", *(["mamba-ssm"] if MAMBA_SSM else [])]
 
 
 def _mamba_py(tensors: dict[str, Tensor], grad: bool) -> Call:

@@ -186,6 +186,25 @@ def test_groups_that_do_not_divide_the_channels() -> None:
         selective_scan(**inputs)
 
 
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("mamba-ssm", "given u as torch.float64 on cpu; it computes float32"),
+        ("triton", "needs triton: pip install triton"),
+    ],
+)
+def test_a_backend_that_is_not_there(backend: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rrg.ops.selective_scan.TRITON", False)
+    with pytest.raises(UsageError, match=f"backend='{backend}' {message}"):
+        selective_scan(**drawn(), backend=backend)
+
+
+def test_triton_wants_a_gpu() -> None:
+    pytest.importorskip("triton")
+    with pytest.raises(UsageError, match="backend='triton' given u on cpu; expected it on a GPU"):
+        selective_scan(**drawn(), backend="triton")
+
+
 def test_an_unknown_backend() -> None:
     with pytest.raises(UsageError, match="backend='cuda'; expected auto or one of naive, chunked, cpu"):
         selective_scan(**drawn(), backend="cuda")  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from rrg.errors import UsageError
 
 BACKENDS = ("torch", "triton")
+TRITON = find_spec("triton") is not None
 
 
 def gated_fusion(
@@ -36,7 +37,7 @@ def gated_fusion(
     """
     if backend not in ("auto", *BACKENDS):
         raise UsageError(f"gated_fusion: backend={backend!r}; expected auto, torch or triton")
-    if backend == "triton" and not find_spec("triton"):
+    if backend == "triton" and not TRITON:
         raise UsageError("gated_fusion: backend='triton' needs triton: pip install triton")
     _check(hidden, {"expert": expert, "expert_half": expert_half, "weight": weight, "up": up})
     kind = _kind(hidden)
@@ -55,7 +56,7 @@ def gated_fusion(
 def choice(hidden: Tensor, dtype: torch.dtype) -> Literal["torch", "triton"]:
     """The backend that `auto` takes. dtype: of the products; 32-bit ones are faster in the vendor's library."""
     short = dtype in (torch.bfloat16, torch.float16)
-    return "triton" if hidden.device.type == "cuda" and short and find_spec("triton") else "torch"
+    return "triton" if hidden.device.type == "cuda" and short and TRITON else "torch"
 
 
 def _check(hidden: Tensor, others: dict[str, Tensor | None]) -> None:

@@ -11,10 +11,13 @@ from torch import Tensor
 from rrg.errors import UsageError
 from rrg.ops.selective_scan import chunked, cpu, naive
 
+TRITON = find_spec("triton") is not None
+MAMBA_SSM = find_spec("selective_scan_cuda") is not None  # what mamba-ssm builds
 Backend = Literal["auto", "naive", "chunked", "cpu", "triton", "mamba-ssm"]
 
 
 def _triton(*arguments: Any) -> Tensor:
+    _need_triton()
     from rrg.ops.selective_scan import gpu  # imports triton
 
     return gpu.selective_scan(*arguments)
@@ -27,9 +30,15 @@ def _mamba_ssm(*arguments: Any) -> Tensor:
 
 
 def _ordered_triton(*arguments: Any) -> Tensor:
+    _need_triton()
     from rrg.ops.selective_scan import gpu
 
     return gpu.ordered_scan(*arguments)
+
+
+def _need_triton() -> None:
+    if not TRITON:
+        raise UsageError("selective_scan: backend='triton' needs triton: pip install triton")
 
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {
@@ -122,9 +131,9 @@ def choice(u: Tensor) -> Literal["chunked", "cpu", "triton", "mamba-ssm"]:
     """The backend that `auto` takes."""
     if u.device.type == "cpu" and cpu.AVAILABLE:
         return "cpu"
-    if u.device.type == "cuda" and find_spec("triton"):
+    if u.device.type == "cuda" and TRITON:
         return "triton"
-    if u.device.type == "cuda" and find_spec("selective_scan_cuda"):  # what mamba-ssm builds
+    if u.device.type == "cuda" and MAMBA_SSM:
         return "mamba-ssm"
     return "chunked"
 

@@ -57,7 +57,7 @@ def _forward(
     long = [_sided(u, stored), _sided(delta, stored), None if z is None else _sided(z, stored)]
     y = op.long(u, dtype if shared else stored)
     starts = op.empty(len(u), -(-u.shape[3] // EVERY), states, A.shape[0], dtype=dtype)
-    inputs = *map(_flat, long), _strides(*long, y), *_small(A, B, C, D, delta_bias, dtype), order.numpy()
+    inputs = *map(_flat, long), _strides(*long, y), *_arrays(*op.small(A, B, C, D, delta_bias, dtype)), order.numpy()
 
     def run(first: int, last: int) -> None:
         scratch = op.empty(states, size, dtype=dtype), op.empty(3, size, dtype=dtype)
@@ -96,7 +96,7 @@ def _backward(
     of_A, of_D, of_bias = (op.empty(batch, *each, groups * share, dtype=dtype) for each in ((states,), (), ()))
     of_B, of_C = (op.empty(-(-share // size), batch, length, groups, states, dtype=dtype) for _ in range(2))
     inputs = *map(_flat, long), _strides(*long, of_u, of_delta, of_z)
-    inputs = *inputs, *_small(A, B, C, D, delta_bias, dtype), order.numpy()
+    inputs = *inputs, *_arrays(*op.small(A, B, C, D, delta_bias, dtype)), order.numpy()
     carry = op.empty(batch, states, groups * share, dtype=dtype)
     outputs = *map(_flat, (of_u, of_delta, of_z)), *_arrays(of_A, of_B, of_C, of_D, of_bias)
 
@@ -143,16 +143,6 @@ def _strides(*long: Tensor | None) -> Any:
     """Of each: how far a batch entry, a position and a group lie apart; 0 for the group of what the groups share."""
     rows = [(0, 0, 0) if x is None else (x.stride(0), x.stride(3), x.stride(1) * (x.shape[1] > 1)) for x in long]
     return torch.tensor(rows).numpy()
-
-
-def _small(
-    A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None, dtype: torch.dtype
-) -> list[Any]:
-    """The short inputs as the kernels read them: contiguous, in the state's dtype."""
-    nothing = torch.zeros(len(A), dtype=dtype)
-    D, bias = (nothing if each is None else each.to(dtype).contiguous() for each in (D, delta_bias))
-    B, C = (each.permute(0, 3, 1, 2).to(dtype).contiguous() for each in (B, C))
-    return _arrays(A.T.to(dtype).contiguous(), B, C, D, bias)
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:

@@ -200,7 +200,7 @@ def _forward(
     starts = _empty(u, dtype, len(u), -(-u.shape[3] // BLOCK_L), A.shape[1], len(A))
     if u.numel():
         _forward_kernel[grid](
-            u, delta, u if z is None else z, *_small(A, B, C, D, delta_bias, dtype), order, y, starts,
+            u, delta, u if z is None else z, *op.small(A, B, C, D, delta_bias, dtype), order, y, starts,
             *delta.shape[2:], len(order), *_strides(u, delta, z, y), **settings,
         )  # fmt: skip
     return y.to(u.dtype), starts
@@ -220,7 +220,7 @@ def _backward(
     of_D, of_bias = (_empty(u, dtype, batch, channels) for _ in range(2))
     if u.numel():
         _backward_kernel[grid](
-            upstream, u, delta, u if z is None else z, *_small(A, B, C, D, delta_bias, dtype), order, starts,
+            upstream, u, delta, u if z is None else z, *op.small(A, B, C, D, delta_bias, dtype), order, starts,
             _empty(u, dtype, batch, states, channels),
             of_u, of_delta, of_u if of_z is None else of_z, of_A, of_B, of_C, of_D, of_bias,
             share, length, len(order), *_strides(upstream, u, delta, z, of_u, of_delta, of_z), **settings,
@@ -244,16 +244,6 @@ def _launch(
 
 def _empty(u: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
     return op.empty(*shape, dtype=dtype, device=u.device)
-
-
-def _small(
-    A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None, dtype: torch.dtype
-) -> list[Tensor]:
-    """The short inputs as the kernels read them: contiguous, in the state's dtype."""
-    nothing = A.new_zeros(len(A), dtype=dtype)
-    D, bias = (nothing if each is None else each.to(dtype).contiguous() for each in (D, delta_bias))
-    B, C = (each.permute(0, 3, 1, 2).to(dtype).contiguous() for each in (B, C))
-    return [A.T.to(dtype).contiguous(), B, C, D, bias]
 
 
 def _strides(*long: Tensor | None) -> list[int]:

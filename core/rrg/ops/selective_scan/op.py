@@ -89,6 +89,16 @@ def like(x: Tensor, dtype: torch.dtype) -> Tensor:
     return long(x, dtype)
 
 
+def small(
+    A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None, dtype: torch.dtype
+) -> list[Tensor]:
+    """The short inputs as the kernels read them, contiguous: A (N channels), B, C (batch length groups N), D, bias."""
+    nothing = A.new_zeros(len(A), dtype=dtype)
+    D, bias = (nothing if each is None else each.to(dtype).contiguous() for each in (D, delta_bias))
+    B, C = (each.permute(0, 3, 1, 2).to(dtype).contiguous() for each in (B, C))
+    return [A.T.to(dtype).contiguous(), B, C, D, bias]
+
+
 def given_alone(gradients: tuple[Tensor | None, ...], *given: Tensor | None) -> list[Tensor]:
     """Gradients of the tensors that were given, each in its tensor's dtype."""
     pairs = zip(gradients, given, strict=True)
