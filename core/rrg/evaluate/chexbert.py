@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import AutoTokenizer, BertConfig, BertModel
 
+import rrg._torchvision  # noqa: F401  before transformers
 from rrg.errors import DataError, UsageError
 from rrg.observations import OBSERVATIONS
+
+# isort: split
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 NAME = "chexbert"
 TOKENIZER = "bert-base-uncased"
