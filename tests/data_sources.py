@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrg.data.iu_xray import Import, import_iu_xray
+from rrg.data.importing import Import, import_collection
 from rrg.data.study import SPLITS
 from rrg.errors import DataError
 from rrg.observations import OBSERVATIONS
@@ -27,7 +27,7 @@ class EdemaLabeler:
 
 
 def run_import(src: Path, dest: Path, **options: Any) -> Import:
-    return import_iu_xray(src, dest, labeler=EdemaLabeler(), progress=False, **options)
+    return import_collection("iu-xray", src, dest, labeler=EdemaLabeler(), progress=False, **options)
 
 
 def film(path: Path, kind: str = "gray") -> None:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from data_sources import film, item, r2gen, refused, run_import
-from rrg.data.iu_xray import detect
+from rrg.data.iu_xray import FORMS, detect
 from rrg.data.study import StudyFolder
 from rrg.errors import DataError, UsageError
 
@@ -25,7 +25,7 @@ IU_XRAY = Path(os.environ.get("RRG_IU_XRAY", Path(__file__).parents[2] / "shared
 
 def test_r2gen_form(tmp_path: Path) -> None:
     done = run_import(r2gen(tmp_path / "src", [item(1), item(2, "val"), item(3, "test")]), tmp_path / "d")
-    assert done.form == "r2gen"
+    assert done.form == FORMS["r2gen"]
     first = StudyFolder.open(tmp_path / "d").split("train")[0]
     assert (first.id, first.patient, first.findings) == ("CXR1_IM-0001", "CXR1", "Clear lungs 1.")
     assert first.file_names == ["images/CXR1_IM-0001/0.png", "images/CXR1_IM-0001/1.png"]
@@ -36,7 +36,7 @@ def test_annotated_form_keeps_its_sections(tmp_path: Path) -> None:
     extra = {"uid": "CXR1", "impression": "Normal.", "indication": "Cough", "views": ["Frontal", "Lateral"]}
     done = run_import(r2gen(tmp_path / "src", [item(1, **extra)]), tmp_path / "d")
     study = done.folder.studies[0]
-    assert done.form == "annotated"
+    assert done.form == FORMS["annotated"]
     assert (study.impression, study.indication, study.views) == ("Normal.", "Cough", ["frontal", "lateral"])
 
 
@@ -247,7 +247,7 @@ def test_source_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.
 INTERRUPTED = """
     import signal, sys, time
     from pathlib import Path
-    from rrg.data.iu_xray import import_iu_xray
+    from rrg.data.importing import import_collection
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts without it
 
@@ -258,7 +258,7 @@ INTERRUPTED = """
             print("films are copied", flush=True)
             time.sleep(60)
 
-    import_iu_xray(Path(sys.argv[1]), Path(sys.argv[2]), labeler=Waiting(), progress=False)
+    import_collection("iu-xray", Path(sys.argv[1]), Path(sys.argv[2]), labeler=Waiting(), progress=False)
 """
 
 
@@ -279,7 +279,7 @@ def test_import_stopped_in_the_middle_leaves_no_destination(tmp_path: Path, numb
 @pytest.mark.skipif(not IU_XRAY.is_dir(), reason="no IU X-Ray folder: set RRG_IU_XRAY")
 def test_iu_xray_has_its_published_counts(tmp_path: Path) -> None:
     done = run_import(IU_XRAY, tmp_path / "d")
-    assert done.form == "annotated"
+    assert done.form == FORMS["annotated"]
     assert done.problems == []
     assert done.folder.warnings == []
     counts = {"train": 2069, "val": 296, "test": 590, "films": 5910, "patients": 2955}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_sources import film, item, refused, report, run_import
+from rrg.data.iu_xray import FORMS
 from rrg.data.study import SPLITS
 
 
@@ -16,7 +17,7 @@ def test_open_i_form(tmp_path: Path) -> None:
     report(src, 1, findings="Mild\n   edema &amp; effusion.")
     done = run_import(src, tmp_path / "d")
     study = done.folder.studies[0]
-    assert done.form == "open-i"
+    assert done.form == FORMS["open-i"]
     assert (study.id, study.patient, study.indication, study.impression) == ("CXR1", "CXR1", "Cough", "Normal chest.")
     assert study.findings == "Mild edema & effusion."
     assert study.file_names == ["images/CXR1_IM-0001-1001.png", "images/CXR1_IM-0001-2001.png"]
@@ -50,7 +51,7 @@ def test_open_i_takes_r2gens_split_where_it_lies_beside(tmp_path: Path) -> None:
     lists = {"train": [item(2)], "val": [], "test": [item(1, "test")]}
     (src / "annotation.json").write_text(json.dumps(lists))
     done = run_import(src, tmp_path / "d")
-    assert done.form == "open-i"
+    assert done.form == FORMS["open-i"]
     assert {study.id: study.split for study in done.folder.studies} == {"CXR1": "test", "CXR2": "train"}
     assert "1 studies outside its selection are left out" in done.split
 

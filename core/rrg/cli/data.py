@@ -35,7 +35,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     collection.add_argument("dest", metavar="DEST", type=Path, help="data folder to make; must not exist yet")
     collection.add_argument("--skip-bad", action="store_true", help="leave out studies with problems, and count them")
     collection.add_argument(
-        "--labeler", default="chexpert", metavar="NAME", help="labels the findings (default: chexpert)"
+        "--labeler",
+        default="given",
+        metavar="NAME",
+        help="whose labels: given (default; the collection's own, chexpert where it has none), given:NAME, or "
+        "a labeler of rrg, which reads the findings: chexpert, strict",
     )
     collection.add_argument(
         "--seed", type=int, default=0, help="draws the split where the source has none (default: 0)"
@@ -92,18 +96,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> tuple["StudyFolder", dict[str, Any], list["Problem"]]:
-    from rrg.data.iu_xray import FORMS, import_iu_xray
-    from rrg.labels import get_labeler
+    from rrg.data.importing import import_collection
 
-    done = import_iu_xray(
+    done = import_collection(
+        args.collection,
         args.src,
         args.dest,
-        labeler=get_labeler(args.labeler),
+        labeler=args.labeler,
         skip_bad=args.skip_bad,
         seed=args.seed,
         workers=args.workers,
     )
-    return done.folder, {"form": FORMS[done.form], "split": done.split}, done.problems
+    return done.folder, {"form": done.form, "split": done.split, "notes": "; ".join(done.notes)}, done.problems
 
 
 def _phantom(args: argparse.Namespace) -> tuple["StudyFolder", dict[str, Any], list["Problem"]]:
@@ -136,7 +140,7 @@ def _table(folder: "StudyFolder", extra: dict[str, Any], problems: list["Problem
 
     counts = count(folder.studies)
     lines = [f"{folder.card['name']} → {folder.path}", ""]
-    lines += [f"{key:<8} {value}" for key, value in extra.items()]
+    lines += [f"{key:<8} {value}" for key, value in extra.items() if value]
     lines += [f"{'labels':<8} {folder.card['labels']}", f"{'licence':<8} {folder.card['licence']}", ""]
     lines += [f"{'':<28}" + "".join(f"{split:>8}" for split in SPLITS)]
     lines += [f"{'studies':<28}" + "".join(f"{counts[split]:>8,}" for split in SPLITS)]

@@ -1,25 +1,36 @@
-"""What every importer shares: entries of a source, their problems, and the copy into a new data folder."""
+"""What every importer shares: entries of a source, their problems, and the copy into a new data folder.
+
+A collection is a module with `read(src, seed, given) -> Reading`; `import_collection` does the rest.
+"""
 
 import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from rrg.data.archives import Member
 from rrg.data.films import verify_film
 from rrg.data.study import Study, StudyFolder, describe
 from rrg.data.write import new_folder, write_metadata
-from rrg.errors import DataError
-from rrg.labels import Labeler
+from rrg.errors import DataError, UsageError
+from rrg.labels import Labeler, get_labeler
 from rrg.observations import OBSERVATIONS
 
 IMAGES = "images"
+COLLECTIONS = {
+    "iu-xray": "rrg.data.iu_xray",
+}
+GIVEN = "given"
+Film = Path | Member
+"""Where a film of a source lies: a file, or a member of an archive."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,12 @@ class Unsound(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One sound study of a source, not labelled yet, and where its films lie."""
+    """One sound study of a source, where its films lie, and whether the source gave its labels."""
 
     where: str
     study: Study
-    sources: tuple[Path, ...]
+    sources: tuple[Film, ...]
+    labelled: bool
 
 
 class Entries:
@@ -58,18 +70,23 @@ class Entries:
         self.sound: list[Entry] = []
         self.problems: list[Problem] = []
         self._ids: dict[str, Entry] = {}
-        self._films: dict[Path, str] = {}
+        self._films: dict[Film, str] = {}
 
     def reject(self, where: str, kind: str, text: str) -> None:
         self.problems.append(Problem(where, kind, text))
 
-    def add(self, where: str, sources: Sequence[Path], **fields: Any) -> None:
-        """Add a study from its `Study` fields. The first of two entries that contradict each other stays."""
+    def add(
+        self, where: str, sources: Sequence[Film], labels: Mapping[str, float | None] | None = None, **fields: Any
+    ) -> None:
+        """Add a study from its `Study` fields. The first of two entries that contradict each other stays.
+
+        labels: the source's own; None: a labeler reads the findings.
+        """
         try:
-            study = Study(labels=dict.fromkeys(OBSERVATIONS), **fields)
+            study = Study(labels=dict(labels or dict.fromkeys(OBSERVATIONS)), **fields)
         except ValidationError as error:
             return self.reject(where, "malformed entry", describe(error))
-        entry = Entry(where, study, tuple(sources))
+        entry = Entry(where, study, tuple(sources), labels is not None)
         if earlier := self._ids.get(study.id):
             text = f"study {study.id} is already at {earlier.where}"
             if earlier.study.split == study.split:
@@ -83,6 +100,79 @@ class Entries:
             self._films[source] = where
         self._ids[study.id] = entry
         self.sound.append(entry)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a collection's reader found in a source, before any film is opened.
+
+    card: for dataset.json, with "name", "source" and "licence". form: the layout that was found. split: where the split
+    comes from. labels: where the entries' own labels come from; None: they have none. notes: what else to say, such as
+    counts unlike the published ones.
+    """
+
+    entries: Entries
+    card: dict[str, Any]
+    form: str
+    split: str
+    labels: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Import:
+    """What an import did: the new folder, the form that was found, where the split came from, and the problems."""
+
+    folder: StudyFolder
+    form: str
+    split: str
+    problems: list[Problem]
+    notes: list[str]
+
+
+def import_collection(
+    collection: str,
+    src: Path | str,
+    dest: Path | str,
+    *,
+    labeler: str | Labeler = GIVEN,
+    skip_bad: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Import:
+    """Import `src`, a copy of one of `COLLECTIONS` in any form that its reader knows, into the new data folder `dest`.
+
+    labeler: `given` takes the labels that the source ships (`given:NAME` one of several), and a labeler of ours for
+    studies without; the name of a labeler has it label all. seed: draws a split where the source has none.
+
+    Raises: UsageError where `src` is missing or `dest` holds something; DataError where the form is unknown, and,
+    unless `skip_bad`, with every problem of the source's entries.
+    """
+    src, dest = Path(src), Path(dest)
+    given: str | None = None
+    if isinstance(labeler, str):
+        name, _, which = labeler.partition(":")
+        given = which if name == GIVEN else None
+        labeler = get_labeler("chexpert" if name == GIVEN else labeler)
+    if not src.exists():
+        raise UsageError(f"{src}: no such file or folder; give the copy of {collection} that you downloaded")
+    try:
+        reading: Reading = import_module(COLLECTIONS[collection]).read(src, seed, given)
+    except OSError as error:
+        raise DataError(f"{src}: cannot be read: {error}") from error
+    card = {**reading.card, "labels_from": "findings", "split": reading.split}
+    folder = copy_studies(
+        dest,
+        reading.entries,
+        card,
+        labeler,
+        given=reading.labels,
+        skip_bad=skip_bad,
+        workers=workers,
+        progress=progress,
+    )
+    return Import(folder, reading.form, reading.split, reading.entries.problems, reading.notes)
 
 
 def find_film(root: Path, name: str) -> Path:
@@ -105,11 +195,14 @@ def copy_studies(
     card: Mapping[str, Any],
     labeler: Labeler,
     *,
+    given: str | None = None,
     skip_bad: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> StudyFolder:
     """Verify every film by decoding it, copy the bytes unchanged, label the findings and write the data folder.
+
+    given: where the labels of labelled entries come from.
 
     Problems, those of `entries` and those found here, end in a DataError that lists them all and no folder; with
     `skip_bad` their studies are left out and the card's "skipped" counts them by kind.
@@ -126,7 +219,7 @@ def copy_studies(
                 found = task.result()
                 problems += found
                 if not found:
-                    sound.append(entry.study)
+                    sound.append(entry)
         finally:
             pool.shutdown(cancel_futures=True)
         if problems and not skip_bad:
@@ -136,9 +229,12 @@ def copy_studies(
             )
         if not sound:
             raise DataError("no sound study to import; nothing was written", [str(problem) for problem in problems])
-        studies = _label(sound, labeler, progress)
+        by_us = [entry.study for entry in sound if not entry.labelled]
+        labelled = {study.id: study for study in _label(by_us, labeler, progress)}
+        studies = [labelled.get(entry.study.id, entry.study) for entry in sound]
+        names = [given] * (len(by_us) < len(sound)) + [labeler.name] * bool(by_us)
         skipped = {"skipped": dict(Counter(problem.kind for problem in problems))} if problems else {}
-        write_metadata(folder, studies, {**card, "labels": labeler.name, **skipped})
+        write_metadata(folder, studies, {**card, "labels": ", else ".join(map(str, names)), **skipped})
     return StudyFolder.open(dest)
 
 
@@ -154,7 +250,7 @@ def _copy_films(folder: Path, entry: Entry) -> list[Problem]:
     contents, problems = [], []
     for source in entry.sources:
         try:
-            contents.append(verify_film(source))
+            contents.append(verify_film(source))  # type: ignore[arg-type]
         except DataError as error:
             problems.append(Problem(entry.where, "broken film", error.message))
     if not problems:

@@ -16,10 +16,9 @@ from xml.etree import ElementTree
 
 from pydantic import BaseModel, ValidationError
 
-from rrg.data.importing import IMAGES, Entries, Problem, Unsound, copy_studies, find_film
-from rrg.data.study import SPLITS, Split, StudyFolder, describe, relative_name
+from rrg.data.importing import IMAGES, Entries, Reading, Unsound, find_film
+from rrg.data.study import SPLITS, Split, describe, relative_name
 from rrg.errors import DataError, UsageError
-from rrg.labels import Labeler, get_labeler
 
 LICENCE = (
     "CC BY-NC-ND 4.0, Indiana University; cite Demner-Fushman et al., JAMIA 2016;23(2):304-310. "
@@ -39,54 +38,25 @@ FORMS: dict[Form, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Import:
-    """What an import did: the new folder, the form that was found, where the split came from, and the problems."""
+def read(src: Path, seed: int, given: str | None) -> Reading:
+    """Read `src`, in whichever of `FORMS` it is.
 
-    folder: StudyFolder
-    form: Form
-    split: str
-    problems: list[Problem]
+    `seed` draws the 7:1:2 split by patient that Open-i's form gets where no annotation.json lies beside it.
 
-
-def import_iu_xray(
-    src: Path | str,
-    dest: Path | str,
-    *,
-    labeler: Labeler | None = None,
-    skip_bad: bool = False,
-    seed: int = 0,
-    workers: int | None = None,
-    progress: bool = True,
-) -> Import:
-    """Import `src`, in whichever of `FORMS` it is, into the new data folder `dest`.
-
-    Labels are the labeler's (chexpert, by default) on the findings. `seed` draws the 7:1:2 split by patient that
-    Open-i's form gets where no annotation.json lies beside it.
-
-    Raises: UsageError where `src` is no folder or `dest` holds something; DataError where the form is unknown, and,
-    unless `skip_bad`, with every problem of the source's entries.
+    Raises: UsageError where `src` is no folder; DataError where the form is unknown.
     """
-    src, dest = Path(src), Path(dest)
-    labeler = labeler or get_labeler("chexpert")
-    try:
-        form = detect(src)
-        if form == "open-i":
-            entries, split = _read_open_i(src, seed)
-        else:
-            entries, split = _read_annotation(src), f"as given in {ANNOTATION}"
-    except OSError as error:
-        raise DataError(f"{src}: cannot be read: {error}") from error
+    form = detect(src)
+    if form == "open-i":
+        entries, split = _read_open_i(src, seed)
+    else:
+        entries, split = _read_annotation(src), f"as given in {ANNOTATION}"
     card = {
         "name": "IU X-Ray",
         "source": f"Open-i, Indiana University Chest X-ray Collection; form: {FORMS[form]}",
         "licence": LICENCE,
-        "labels_from": "findings",
-        "split": split,
         "patient": PATIENT,
     }
-    folder = copy_studies(dest, entries, card, labeler, skip_bad=skip_bad, workers=workers, progress=progress)
-    return Import(folder, form, split, entries.problems)
+    return Reading(entries, card, FORMS[form], split)
 
 
 def detect(src: Path) -> Form:

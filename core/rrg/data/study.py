@@ -49,7 +49,9 @@ class Study(BaseModel):
     """One study: one or several films of one patient at one time, with the report that was written on them.
 
     `labels` holds every one of the 14 observations: 1 present, 0 absent, -1 uncertain, None not mentioned.
-    `views` is empty, or names the view of each film ("frontal", "lateral", or whatever the source says).
+    `views` is empty, or names the view of each film ("frontal", "lateral", or whatever the source says); `positions`
+    likewise the patient's ("erect", "recumbent"). `date` is ISO 8601, as the source shifted it ("2180-05-06" or
+    "2180-05-06T21:30:14"); empty where it is not known.
     `phrases` are the key phrases of the findings (`rrg data phrases`); None: not drawn out yet.
     """
 
@@ -62,7 +64,11 @@ class Study(BaseModel):
     findings: _Text
     impression: _Text = ""
     indication: _Text = ""
+    history: _Text = ""
+    comparison: _Text = ""
+    date: Annotated[str, Field(pattern=r"^(\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d)?)?$")] = ""
     views: list[Annotated[str, Field(max_length=256)]] = []
+    positions: list[Annotated[str, Field(max_length=256)]] = []
     labels: dict[str, float | None]
     phrases: Annotated[list[Annotated[str, Field(max_length=MAX_PHRASE)]], Field(max_length=MAX_PHRASES)] | None = None
 
@@ -70,8 +76,9 @@ class Study(BaseModel):
     def _consistent(self) -> Self:
         if not self.findings.strip():
             raise ValueError("findings is empty")
-        if self.views and len(self.views) != len(self.file_names):
-            raise ValueError(f"{len(self.views)} views for {len(self.file_names)} films")
+        for name in ("views", "positions"):
+            if (given := getattr(self, name)) and len(given) != len(self.file_names):
+                raise ValueError(f"{len(given)} {name} for {len(self.file_names)} films")
         if self.labels.keys() != _NAMES:
             missing, unknown = sorted(_NAMES - self.labels.keys()), sorted(self.labels.keys() - _NAMES)
             raise ValueError(f"labels must hold the 14 observations: missing {missing}, unknown {unknown}")

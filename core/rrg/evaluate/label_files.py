@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from rrg.data.tables import records, refuse
 from rrg.errors import DataError
-from rrg.evaluate.tables import records, refuse
 from rrg.observations import OBSERVATIONS
 
 ID_COLUMNS = ("id", "study_id", "uid")

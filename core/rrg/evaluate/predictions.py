@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rrg.data.tables import records, refuse
 from rrg.errors import DataError
-from rrg.evaluate.tables import records, refuse
 
 FILE = "predictions.jsonl"
 MAX_REPORT = 1 << 16

@@ -1,10 +1,13 @@
 """Records of a CSV or JSON-lines file that someone else wrote: each with its line, and what is wrong said plainly."""
 
 import csv
+import gzip
+import io
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from rrg.errors import DataError
 
@@ -15,22 +18,29 @@ Record = tuple[int, dict[str, Any] | str]
 """A line's number, and what it holds or what is wrong with it."""
 
 
-def records(path: Path, what: str, hint: str = "") -> Iterator[Record]:
-    """The records of `path`: a CSV by its suffix, else JSON lines; white-space lines are passed over.
+def records(path: Path, what: str, hint: str = "", columns: Sequence[str] = ()) -> Iterator[Record]:
+    """The records of `path`: a CSV by its suffix, else JSON lines, either gzipped; white-space lines are passed over.
 
-    what: what the file should hold, for messages. Raises DataError where it cannot be read, is not UTF-8 as a whole, or
-    has a line or cell of more than 4 MiB.
+    what: what the file should hold, for messages. columns: those that a CSV must have.
+
+    Raises DataError where it cannot be read, is not UTF-8 as a whole, lacks a column, has a line or cell of more than
+    4 MiB, or a NUL byte in a CSV.
     """
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             start = file.read(2)
         if start in (b"\xff\xfe", b"\xfe\xff"):
             raise DataError(f"{path}: UTF-16, and {what} are read as UTF-8; save it as UTF-8")
-        yield from _csv(path, what) if path.suffix.lower() == ".csv" else _json_lines(path, what)
+        is_csv = path.name.lower().removesuffix(".gz").endswith(".csv")
+        yield from _csv(path, what, columns) if is_csv else _json_lines(path, what)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file{hint}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def refuse(path: Path, problems: list[str], what: str) -> None:
@@ -42,7 +52,7 @@ def refuse(path: Path, problems: list[str], what: str) -> None:
 
 
 def _json_lines(path: Path, what: str) -> Iterator[Record]:
-    with path.open("rb") as file:
+    with _open(path) as file:
         number = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
@@ -66,18 +76,23 @@ def _lines(file: TextIO) -> Iterator[str]:
     while line := file.readline(MAX_LINE_BYTES + 1):
         if len(line) > MAX_LINE_BYTES:
             raise csv.Error("limit")
+        if "\0" in line:
+            raise csv.Error("a NUL byte")
         yield line
 
 
-def _csv(path: Path, what: str) -> Iterator[Record]:
+def _csv(path: Path, what: str, columns: Sequence[str]) -> Iterator[Record]:
     before = csv.field_size_limit(MAX_LINE_BYTES)
     line = 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _open(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(_lines(file), strict=True)
             header = [name.strip() for name in next(rows, [])]
             if twice := sorted({name for name in header if header.count(name) > 1}):
                 raise DataError(f"{path}: columns given more than once: {', '.join(map(repr, twice))}")
+            if missing := [name for name in columns if name not in header]:
+                shown = ", ".join(header[:MAX_PROBLEMS]) or "none"
+                raise DataError(f"{path}: not {what}: no column {', '.join(missing)}; its columns are {shown}")
             line = rows.line_num
             for row in rows:
                 # A cell may hold line breaks: a record starts on the line after the one before.
