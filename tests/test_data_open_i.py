@@ -68,7 +68,7 @@ def test_study_that_r2gen_lists_without_a_report_is_listed(tmp_path: Path) -> No
     src = tmp_path / "src"
     report(src, 1)
     (src / "annotation.json").write_text(json.dumps({"train": [item(1), item(2)], "val": [], "test": []}))
-    assert refused(src, tmp_path / "d") == ["annotation.json train[1]: study 'CXR2' has no XML report in this folder"]
+    assert refused(src, tmp_path / "d") == ["annotation.json train[1]: study 'CXR2' has no report in this source"]
 
 
 def no_findings(src: Path) -> None:
@@ -98,9 +98,9 @@ def same_uid(src: Path) -> None:
 
 
 def film_outside(src: Path) -> None:
-    path = src / "ecgen-radiology/2.xml"
     film(src.parent / "outside.png")
-    path.write_text(path.read_text().replace("CXR2_IM-0002-1001", "../outside"))
+    film_absent(src)
+    (src / "CXR2_IM-0002-1001.png").symlink_to(src.parent / "outside.png")
 
 
 def entity_bomb(src: Path, encoding: str = "utf-8") -> None:
@@ -130,7 +130,7 @@ def huge_xml(src: Path) -> None:
 BAD_REPORTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no findings": (no_findings, "study CXR2 has no findings"),
     "no film": (no_film, "study CXR2 names no film"),
-    "film absent": (film_absent, "CXR2_IM-0002-1001.png is missing"),
+    "film absent": (film_absent, "film CXR2_IM-0002-1001 is missing"),
     "film outside": (film_outside, "leads out of"),
     "not XML": (not_xml, "not XML"),
     "foreign uid": (foreign_uid, "no <uId"),

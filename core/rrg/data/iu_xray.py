@@ -4,20 +4,20 @@ Demner-Fushman et al., JAMIA 2016;23(2):304-310. The split is R2Gen's (Chen et a
 annotation.json is at hand.
 """
 
-import json
-import os
-import random
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-from xml.etree import ElementTree
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from rrg.data.importing import IMAGES, Entries, Reading, Unsound, find_film
-from rrg.data.study import SPLITS, Split, describe, relative_name
+from rrg.data import kaggle, open_i, splits
+from rrg.data.archives import Member
+from rrg.data.importing import IMAGES, Entries, Film, Reading, Unsound, find_film
+from rrg.data.listing import inside, listing
+from rrg.data.open_i import Report
+from rrg.data.splits import ANNOTATION
+from rrg.data.study import Split, describe, relative_name
 from rrg.errors import DataError, UsageError
 
 LICENCE = (
@@ -25,59 +25,73 @@ LICENCE = (
     "No changed copies may be passed on."
 )
 PATIENT = "the collection names no patients: patient = the study's uid"
-ANNOTATION, REPORTS = "annotation.json", "ecgen-radiology"
 
-MAX_ANNOTATION_BYTES = 1 << 30
-MAX_XML_BYTES = 1 << 20  # the collection's largest report has 9 kB
-
-Form = Literal["annotated", "r2gen", "open-i"]
+Form = Literal["annotated", "r2gen", "open-i", "kaggle"]
 FORMS: dict[Form, str] = {
     "annotated": f"{ANNOTATION} with uid, impression, indication and views, films under {IMAGES}/",
     "r2gen": f"R2Gen's {ANNOTATION}, films under {IMAGES}/",
     "open-i": "Open-i's XML reports, films named by the collection's ids",
+    "kaggle": f"Kaggle's {kaggle.REPORTS} and {kaggle.PROJECTIONS}, films named by the collection's ids",
 }
+# NLM names a film CXR1_1_IM-0001-3001.png or CXR10_IM-0002-1001.png, others 1_IM-0001-3001 with .dcm, .dcm.png or .jpg
+_FILM = re.compile(r"(?:CXR\d+_(?=\d)|CXR)?(\d+_IM-\d+(?:-\d+)*)(\.dcm)?(\.png|\.jpe?g)?", re.IGNORECASE)
 
 
 def read(src: Path, seed: int, given: str | None) -> Reading:
-    """Read `src`, in whichever of `FORMS` it is.
+    """Read `src`, in whichever of `FORMS` it is: a folder, whose archives are read as they are, or one archive.
 
-    `seed` draws the 7:1:2 split by patient that Open-i's form gets where no annotation.json lies beside it.
+    `seed` draws the 7:1:2 split by patient that Open-i's and Kaggle's form get where no annotation.json lies in `src`.
 
-    Raises: UsageError where `src` is no folder; DataError where the form is unknown.
+    Raises: UsageError where `src` is neither; DataError where the form is unknown, or an archive or table is refused.
     """
-    form = detect(src)
-    if form == "open-i":
-        entries, split = _read_open_i(src, seed)
+    form, files = detect(src)
+    entries, origin = Entries(), f"as given in {ANNOTATION}"
+    if form in ("annotated", "r2gen"):
+        _read_annotation(src, entries)
     else:
-        entries, split = _read_annotation(src), f"as given in {ANNOTATION}"
+        if form == "open-i":
+            reports = open_i.read_reports(src, open_i.report_files(files), entries)
+        else:
+            reports = kaggle.read_reports(kaggle.tables(files), entries)
+        origin = _add_reports(src, reports, _films(files), seed, entries)
     card = {
         "name": "IU X-Ray",
         "source": f"Open-i, Indiana University Chest X-ray Collection; form: {FORMS[form]}",
         "licence": LICENCE,
         "patient": PATIENT,
     }
-    return Reading(entries, card, FORMS[form], split)
+    return Reading(entries, card, FORMS[form], origin)
 
 
-def detect(src: Path) -> Form:
-    """Which of `FORMS` the folder holds. Raises DataError that says what was looked for."""
-    if not src.is_dir():
-        raise UsageError(f"{src}: no such folder")
-    has_reports = _reports_folder(src) is not None
+def detect(src: Path) -> tuple[Form, dict[str, Film]]:
+    """Which of `FORMS` the source holds, and its listing where films are found by their ids.
+
+    Raises DataError that says what was looked for.
+    """
+    if not src.exists():
+        raise UsageError(f"{src}: no such folder or archive")
+    annotated: Form | None = None
     if (src / ANNOTATION).is_file():
-        items = [item for _, _, item in _annotation_items(src)]
+        items = [item for _, _, item in splits.listed(inside(src, src / ANNOTATION))]
         if not any(isinstance(item, dict) and str(item.get("id", "")).startswith("CXR") for item in items):
             raise DataError(f"{src / ANNOTATION}: not IU X-Ray's: none of its {len(items)} ids begins with CXR")
-        # Beside Open-i's own files, an annotation.json whose films are absent gives only the split.
-        if not has_reports or any(_has_film(src, item) for item in items):
-            return "annotated" if any(isinstance(item, dict) and "uid" in item for item in items) else "r2gen"
-    if has_reports:
-        return "open-i"
+        annotated = "annotated" if any(isinstance(item, dict) and "uid" in item for item in items) else "r2gen"
+        if any(_has_film(src, item) for item in items):
+            return annotated, {}
+    # Beside the collection's own files, an annotation.json whose films are absent gives only the split.
+    files = listing(src)
+    if open_i.report_files(files):
+        return "open-i", files
+    if len(kaggle.tables(files)) == 2:
+        return "kaggle", files
+    if annotated:
+        return annotated, {}
     raise DataError(
         f"{src}: not a known form of IU X-Ray. Looked for",
         [
             f"{ANNOTATION} (R2Gen's layout) with the films under {IMAGES}/",
-            f"XML reports in {REPORTS}/, in the folder itself or in one directly below, with films CXR*.png or .jpg",
+            f"XML reports in a folder, such as {open_i.REPORTS}/, or in NLMCXR_reports.tgz, with NLM's films",
+            f"{kaggle.REPORTS} and {kaggle.PROJECTIONS} with Kaggle's films, in a folder or in archive.zip",
         ],
     )
 
@@ -95,25 +109,8 @@ class _Item(BaseModel):
     views: list[str] = []
 
 
-def _annotation_items(src: Path) -> Iterator[tuple[str, Split, Any]]:
-    """(where, split, raw item) for each item. Raises DataError where the file as a whole is not R2Gen's layout."""
-    path = src / ANNOTATION
-    if path.stat().st_size > MAX_ANNOTATION_BYTES:
-        raise DataError(f"{path}: larger than {MAX_ANNOTATION_BYTES >> 30} GiB, which is refused")
-    try:
-        annotation = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}") from None
-    if not (isinstance(annotation, dict) and all(isinstance(annotation.get(split), list) for split in SPLITS)):
-        raise DataError(f"{path}: expected an object with the lists {', '.join(SPLITS)}, as R2Gen writes it")
-    for split in SPLITS:
-        for number, item in enumerate(annotation[split]):
-            yield f"{ANNOTATION} {split}[{number}]", split, item
-
-
-def _read_annotation(src: Path) -> Entries:
-    entries = Entries()
-    for where, split, raw in _annotation_items(src):
+def _read_annotation(src: Path, entries: Entries) -> None:
+    for where, split, raw in splits.listed(src / ANNOTATION):
         try:
             item = _Item.model_validate(raw)
         except ValidationError as error:
@@ -143,7 +140,6 @@ def _read_annotation(src: Path) -> Entries:
             indication=item.indication.strip(),
             views=[view.lower() for view in item.views],
         )
-    return entries
 
 
 def _has_film(src: Path, raw: Any) -> bool:
@@ -160,79 +156,35 @@ def _film(root: Path, name: str) -> Path:
         raise Unsound("unsafe path", f"image_path {error}") from None
 
 
-@dataclass(frozen=True)
-class _Report:
-    """One of Open-i's XML files: films are ids, such as CXR1_1_IM-0001-3001."""
+class _Listed(NamedTuple):
+    """What annotation.json says of a study; no films where it names them otherwise than the collection does."""
 
-    where: str
-    uid: str
-    sections: dict[str, str]
+    split: Split
     films: list[str]
-
-    @property
-    def findings(self) -> str:
-        return self.sections.get("FINDINGS", "")
+    views: list[str]
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses a DTD at its first line, before any entity is declared: no expansion bombs, no outside files."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise Unsound("malformed entry", "the XML declares a DTD or entities, which is refused (Open-i's has none)")
-
-
-def _read_report(path: Path, where: str) -> _Report:
-    try:
-        if path.stat().st_size > MAX_XML_BYTES:
-            raise Unsound("malformed entry", f"larger than {MAX_XML_BYTES >> 20} MiB, so not a report of Open-i")
-        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype()))
-    except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
-        raise Unsound("malformed entry", f"not XML: {error}") from None
-    element = root.find("uId")
-    uid = "" if element is None else element.get("id", "")
-    if not re.fullmatch(r"CXR\d+", uid):
-        raise Unsound("malformed entry", f'no <uId id="CXR…"> of Open-i (found {uid!r})')
-    sections = {
-        text.get("Label", "").upper(): " ".join("".join(text.itertext()).split()) for text in root.iter("AbstractText")
-    }
-    films = [image.get("id", "") for image in root.iter("parentImage")]
-    return _Report(where, uid, sections, films)
-
-
-def _reports_folder(src: Path) -> Path | None:
-    below = sorted(path for path in src.iterdir() if path.is_dir())
-    return next((folder for folder in [src / REPORTS, src, *below] if any(folder.glob("*.xml"))), None)
-
-
-def _read_open_i(src: Path, seed: int) -> tuple[Entries, str]:
-    """The studies of Open-i's own files, in the order of their numbers, and where their split comes from."""
-    entries = Entries()
-    folder = _reports_folder(src)
-    assert folder is not None, "detect() found reports"
-    reports = []
-    for path in sorted(folder.glob("*.xml"), key=lambda path: (len(path.stem), path.stem)):
-        where = str(path.relative_to(src))
-        try:
-            reports.append(_read_report(path, where))
-        except Unsound as error:
-            entries.reject(where, error.kind, error.text)
+def _add_reports(src: Path, reports: list[Report], films: Mapping[str, Film], seed: int, entries: Entries) -> str:
+    """Add the studies of the collection's own files, and say where their split comes from."""
     if (src / ANNOTATION).is_file():
-        splits = _listed_splits(src, {report.uid for report in reports}, entries)
-        selected = [report for report in reports if report.uid in splits]
+        chosen = _listed(src, {report.uid for report in reports}, entries)
+        selected = [report for report in reports if report.uid in chosen]
         left_out = len(reports) - len(selected)
         origin = f"R2Gen's, from {ANNOTATION}; {left_out} studies outside its selection are left out"
     else:
-        splits, selected = _drawn_splits(reports, seed), reports
-        origin = f"drawn here, 7:1:2 by patient, seed {seed} (Open-i has none; not R2Gen's)"
-    films = _films_by_id(src)
+        drawn = splits.drawn({report.uid for report in reports if report.findings and report.films}, seed)
+        chosen = {report.uid: _Listed(drawn.get(report.uid, "train"), [], []) for report in reports}
+        selected = reports
+        origin = f"drawn here, 7:1:2 by patient, seed {seed} (the collection has none; not R2Gen's)"
     for report in selected:
+        split, ids, views = chosen[report.uid]
+        ids, views = (ids, views) if ids else (report.films, report.views)
         try:
             if not report.findings:
                 raise Unsound("no findings", f"study {report.uid} has no findings")
-            if not report.films:
+            if not ids:
                 raise Unsound("no film", f"study {report.uid} names no film")
-            names = [films.get(film, f"{film}.png") for film in report.films]
-            sources = [find_film(src, name) for name in names]
+            sources = [_film_by_id(src, films, name) for name in ids]
         except Unsound as error:
             entries.reject(report.where, error.kind, error.text)
             continue
@@ -241,41 +193,53 @@ def _read_open_i(src: Path, seed: int) -> tuple[Entries, str]:
             sources,
             id=report.uid,
             patient=report.uid,
-            split=splits[report.uid],
-            file_names=[f"{IMAGES}/{Path(name).name}" for name in names],
+            split=split,
+            file_names=[f"{IMAGES}/{source.name.rpartition('/')[2]}" for source in sources],
             findings=report.findings,
-            impression=report.sections.get("IMPRESSION", ""),
-            indication=report.sections.get("INDICATION", ""),
+            impression=report.sections.get("impression", ""),
+            indication=report.sections.get("indication", ""),
+            comparison=report.sections.get("comparison", ""),
+            views=views,
         )
-    return entries, origin
+    return origin
 
 
-def _listed_splits(src: Path, uids: set[str], entries: Entries) -> dict[str, Split]:
-    """uid → split as annotation.json lists it; a listed study without a report becomes a problem."""
-    splits: dict[str, Split] = {}
-    for where, split, item in _annotation_items(src):
-        uid = str(item.get("id")).split("_")[0] if isinstance(item, dict) else ""
+def _listed(src: Path, uids: set[str], entries: Entries) -> dict[str, _Listed]:
+    """What annotation.json lists, by uid; a listed study without a report becomes a problem."""
+    found: dict[str, _Listed] = {}
+    for where, split, raw in splits.listed(inside(src, src / ANNOTATION)):
+        uid = str(raw.get("id")).split("_")[0] if isinstance(raw, dict) else ""
+        try:
+            item = _Item.model_validate(raw)
+        except ValidationError as error:
+            entries.reject(where, "malformed entry", describe(error))
+            continue
+        ids = [_film_id(name) for name in item.image_path]
+        listed = _Listed(split, ids, [view.lower() for view in item.views]) if all(ids) else _Listed(split, [], [])
         if uid not in uids:
-            entries.reject(where, "no report", f"study {uid!r} has no XML report in this folder")
-        elif splits.setdefault(uid, split) != split:
-            entries.reject(where, "study in two splits", f"study {uid} is listed in {splits[uid]} and in {split}")
-    return splits
+            entries.reject(where, "no report", f"study {uid!r} has no report in this source")
+        elif found.setdefault(uid, listed).split != split:
+            entries.reject(where, "study in two splits", f"study {uid} is listed in {found[uid].split} and in {split}")
+    return found
 
 
-def _drawn_splits(reports: list[_Report], seed: int) -> dict[str, Split]:
-    """uid → split, 7:1:2 over the complete reports; the order of the files does not matter."""
-    patients = sorted({report.uid for report in reports if report.findings and report.films})
-    random.Random(seed).shuffle(patients)
-    ends = [round(0.7 * len(patients)), round(0.8 * len(patients))]
-    return {patient: SPLITS[sum(position >= end for end in ends)] for position, patient in enumerate(patients)}
+def _film_id(name: str) -> str:
+    """The film's id without NLM's prefix, from its name in any of the forms; empty where it is no film's."""
+    match = _FILM.fullmatch(PurePosixPath(name).name)
+    return match[1].upper() if match else ""
 
 
-def _films_by_id(src: Path) -> dict[str, str]:
-    """Film id → path below `src`, for each PNG or JPEG anywhere in it."""
-    films: dict[str, str] = {}
-    for folder, _, names in os.walk(src):
-        for name in names:
-            film, suffix = os.path.splitext(name)
-            if film.startswith("CXR") and suffix.lower() in (".png", ".jpg", ".jpeg"):
-                films[film] = os.path.relpath(os.path.join(folder, name), src)
+def _films(files: Mapping[str, Film]) -> dict[str, Film]:
+    """Film id → film: of several the one that is no DICOM, then the unpacked one."""
+    films: dict[str, Film] = {}
+    for where in sorted(files, key=lambda where: (where.endswith(".dcm"), isinstance(files[where], Member), where)):
+        if (film := _film_id(where)) and "." in PurePosixPath(where).name:
+            films.setdefault(film, files[where])
     return films
+
+
+def _film_by_id(src: Path, films: Mapping[str, Film], name: str) -> Film:
+    film = films.get(_film_id(name))
+    if film is None:
+        raise Unsound("missing film", f"film {name} is missing: no PNG, JPEG or DICOM of that id in {src}")
+    return film if isinstance(film, Member) else find_film(src, str(film.relative_to(src)))

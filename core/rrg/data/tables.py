@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from rrg.data import archives
+from rrg.data.archives import Member
 from rrg.errors import DataError
 
 MAX_LINE_BYTES = 4 << 20
@@ -18,29 +20,36 @@ Record = tuple[int, dict[str, Any] | str]
 """A line's number, and what it holds or what is wrong with it."""
 
 
-def records(path: Path, what: str, hint: str = "", columns: Sequence[str] = ()) -> Iterator[Record]:
+def records(path: Path | Member, what: str, hint: str = "", columns: Sequence[str] = ()) -> Iterator[Record]:
     """The records of `path`: a CSV by its suffix, else JSON lines, either gzipped; white-space lines are passed over.
+
+    A member of an archive is held in memory as it is (at most 256 MiB); of a file, a record at a time.
 
     what: what the file should hold, for messages. columns: those that a CSV must have.
 
-    Raises DataError where it cannot be read, is not UTF-8 as a whole, lacks a column, has a line or cell of more than
-    4 MiB, or a NUL byte in a CSV.
+    Raises DataError where it cannot be read, is not UTF-8 as a whole, lacks a column, has a line of more than 4 MiB, or
+    in a CSV a record of more or a NUL byte.
     """
+    name = (path.name if isinstance(path, Path) else path.name.rpartition("/")[2]).lower()
+    content = archives.read(path) if isinstance(path, Member) else None
+
+    def opened() -> IO[bytes]:
+        source = path if isinstance(path, Path) else io.BytesIO(content or b"")
+        if name.endswith(".gz"):
+            return gzip.open(source)  # type: ignore[return-value]
+        return source.open("rb") if isinstance(source, Path) else source
+
     try:
-        with _open(path) as file:
-            start = file.read(2)
-        if start in (b"\xff\xfe", b"\xfe\xff"):
-            raise DataError(f"{path}: UTF-16, and {what} are read as UTF-8; save it as UTF-8")
-        is_csv = path.name.lower().removesuffix(".gz").endswith(".csv")
-        yield from _csv(path, what, columns) if is_csv else _json_lines(path, what)
+        with opened() as file:
+            if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                raise DataError(f"{path}: UTF-16, and {what} are read as UTF-8; save it as UTF-8")
+        is_csv = name.removesuffix(".gz").endswith(".csv")
+        with opened() as file:
+            yield from _csv(file, path, what, columns) if is_csv else _json_lines(file, path, what)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file{hint}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def refuse(path: Path, problems: list[str], what: str) -> None:
@@ -51,52 +60,60 @@ def refuse(path: Path, problems: list[str], what: str) -> None:
         raise DataError(f"{path}: {len(problems)} of its lines are not {what}", shown)
 
 
-def _json_lines(path: Path, what: str) -> Iterator[Record]:
-    with _open(path) as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES:
-                raise DataError(f"{path}: line {number}: {_TOO_LONG}: not {what}")
-            if line.isspace():
-                continue
-            if number == 1 and line.lstrip().startswith(b"["):
-                raise DataError(f"{path}: a JSON array, and {what} are read as JSON lines: one object a line")
-            try:
-                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                yield number, f"not UTF-8 (byte {line[error.start]:#04x}); save the file as UTF-8"
-            except (ValueError, RecursionError) as error:
-                yield number, f"not JSON ({error})"
-            else:
-                yield number, record if isinstance(record, dict) else f"not an object but {type(record).__name__}"
-
-
-def _lines(file: TextIO) -> Iterator[str]:
+def _json_lines(file: IO[bytes], path: Path | Member, what: str) -> Iterator[Record]:
+    number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
         if len(line) > MAX_LINE_BYTES:
-            raise csv.Error("limit")
-        if "\0" in line:
-            raise csv.Error("a NUL byte")
-        yield line
+            raise DataError(f"{path}: line {number}: {_TOO_LONG}: not {what}")
+        if line.isspace():
+            continue
+        if number == 1 and line.lstrip().startswith(b"["):
+            raise DataError(f"{path}: a JSON array, and {what} are read as JSON lines: one object a line")
+        try:
+            record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            yield number, f"not UTF-8 (byte {line[error.start]:#04x}); save the file as UTF-8"
+        except (ValueError, RecursionError) as error:
+            yield number, f"not JSON ({error})"
+        else:
+            yield number, record if isinstance(record, dict) else f"not an object but {type(record).__name__}"
 
 
-def _csv(path: Path, what: str, columns: Sequence[str]) -> Iterator[Record]:
+class _Lines:
+    """The lines of a CSV, `left` characters of them until the next record."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.left = MAX_LINE_BYTES
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._file.readline(self.left + 1):
+            self.left -= len(line)
+            if self.left < 0:
+                raise csv.Error("limit")
+            if "\0" in line:
+                raise csv.Error("a NUL byte")
+            yield line
+
+
+def _csv(binary: IO[bytes], path: Path | Member, what: str, columns: Sequence[str]) -> Iterator[Record]:
     before = csv.field_size_limit(MAX_LINE_BYTES)
     line = 0
     try:
-        with _open(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(_lines(file), strict=True)
+        with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
+            lines = _Lines(file)
+            rows = csv.reader(lines, strict=True)
             header = [name.strip() for name in next(rows, [])]
             if twice := sorted({name for name in header if header.count(name) > 1}):
                 raise DataError(f"{path}: columns given more than once: {', '.join(map(repr, twice))}")
             if missing := [name for name in columns if name not in header]:
                 shown = ", ".join(header[:MAX_PROBLEMS]) or "none"
                 raise DataError(f"{path}: not {what}: no column {', '.join(missing)}; its columns are {shown}")
-            line = rows.line_num
+            line, lines.left = rows.line_num, MAX_LINE_BYTES
             for row in rows:
                 # A cell may hold line breaks: a record starts on the line after the one before.
-                number, line = line + 1, rows.line_num
+                number, line, lines.left = line + 1, rows.line_num, MAX_LINE_BYTES
                 if not row:
                     continue
                 if len(row) != len(header):
