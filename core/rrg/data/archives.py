@@ -76,7 +76,7 @@ def members(
             yield name, content
 
 
-def _walk(path: Path) -> Generator[tuple[str, int, Callable[[int], bytes]]]:
+def _walk(path: Path) -> Generator[tuple[str, int, Callable[[int], bytes]], None, None]:
     """Every file: its name, its declared size, and what reads it. What archives may not hold is refused on the way."""
     seen: set[str] = set()
     with _refusing(path):

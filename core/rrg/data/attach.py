@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rrg.data.phrases import REFINE, key_phrases, parse_refined, read_annotations
+from rrg.data.phrases import REFINE, key_phrases, parse_refined, read_annotations, text_key
 from rrg.data.study import MAX_PHRASE, MAX_PHRASES, METADATA, Study, StudyFolder
 from rrg.errors import DataError
 
@@ -20,15 +20,17 @@ def attach_phrases(
 ) -> dict[str, int]:
     """Write each study's key phrases into the folder's metadata.jsonl, which changes at once or not at all.
 
-    annotations: a RadGraph file whose keys are study ids. refine: from batches of phrases to better ones; what it has
-    done is kept in the folder until all is done, so that an interrupted refinement goes on. by: its model, so that
-    another's work is not taken for it.
+    annotations: a RadGraph file, whose reports are found by study id, or where it is a list by the findings' text.
+    refine: from batches of phrases to better ones; what it has done is kept in the folder until all is done, so that an
+    interrupted refinement goes on. by: its model, so that another's work is not taken for it.
 
-    Gives the counts: studies by source, and phrases. Raises DataError where no annotation has a study's id.
+    Gives the counts: studies by source, and phrases. Raises DataError where no annotation is of any study.
     """
-    known = read_annotations(annotations) if annotations else {}
-    if annotations and not known.keys() & {study.id for study in folder.studies}:
-        some, ours = next(iter(known), "none"), folder.studies[0].id
+    reports = read_annotations(annotations) if annotations else {}
+    keys = {study.id: study.id if study.id in reports else text_key(study.findings) for study in folder.studies}
+    known = {name: reports[key] for name, key in keys.items() if key in reports}
+    if annotations and not known:
+        some, ours = next(iter(reports), "none"), folder.studies[0].id
         raise DataError(f"{annotations}: its reports, such as {some!r}, are none of {folder.path}'s, such as {ours!r}")
     phrases = {study.id: known.get(study.id, key_phrases(study.findings)) for study in folder.studies}
     if refine is not None:

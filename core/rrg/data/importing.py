@@ -26,6 +26,7 @@ from rrg.observations import OBSERVATIONS
 
 IMAGES = "images"
 COLLECTIONS = {
+    "chexpert-plus": "rrg.data.chexpert_plus",
     "iu-xray": "rrg.data.iu_xray",
 }
 GIVEN = "given"

@@ -201,6 +201,8 @@ def read_annotations(path: Path) -> dict[str, list[str]]:
 
     Of a key that is a path ("p10/p10000032/s50414267.txt", as PhysioNet's) the stem counts ("s50414267"); others stay,
     such as "0" of the `radgraph` package. Of two radiologists' annotations (RadGraph's test set) the first is read.
+    A list of annotations (CheXpert Plus's radgraph-XL-annotations/section_findings.json) has no keys: `text_key` of
+    their text takes their place.
     Raises DataError for a file that is missing, larger than MAX_BYTES, not JSON or of another form, for a label that
     neither RadGraph nor RadGraph-XL has, and for two reports of one name.
     """
@@ -210,24 +212,46 @@ def read_annotations(path: Path) -> dict[str, list[str]]:
         content = json.loads(path.read_bytes(), object_hook=_phrases_or_error)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {error}") from None
+    if isinstance(content, list):
+        content = _by_text(content)
     reports: dict[str, list[str]] = {}
     groups = content.items() if isinstance(content, dict) else [("", content)]
     for key, value in [pair for k, v in groups for pair in (v.items() if isinstance(v, dict) else [(k, v)])]:
-        if not isinstance(value, tuple):
+        if not isinstance(value, _Annotated):
             problem = value if isinstance(value, DataError) else f"expected an annotation, not {type(value).__name__}"
             raise DataError(f"{path}: report {key!r}: {problem}")
         name = PurePosixPath(key).stem if "/" in key or key.endswith(".txt") else key
         if name in reports:
             raise DataError(f"{path}: two reports are named {name!r}")
-        reports[name] = list(value)
+        reports[name] = value.phrases
     return reports
 
 
+def text_key(text: str) -> str:
+    """A report by its letters and digits alone, since RadGraph's text is split into tokens."""
+    return re.sub(r"[\W_]", "", text).lower()
+
+
+class _Annotated(NamedTuple):
+    text: str
+    phrases: list[str]
+
+
+def _by_text(found: list[Any]) -> dict[str, Any]:
+    """An annotation, or the `radgraph` package's {"0": annotation}, for each text; of the same texts the first."""
+    bare = [item["0"] if isinstance(item, dict) and item.keys() == {"0"} else item for item in found]
+    keys = [text_key(item.text) if isinstance(item, _Annotated) else str(number) for number, item in enumerate(bare)]
+    return dict(zip(reversed(keys), reversed(bare), strict=True))
+
+
 def _phrases_or_error(found: dict[str, Any]) -> Any:
-    if isinstance(found.get("labeler_1"), tuple | DataError):
+    if isinstance(found.get("labeler_1"), _Annotated | DataError):
         return found["labeler_1"]
+    if "entities" not in found:
+        return found
     try:
-        return tuple(phrases_of_annotation(found)) if "entities" in found else found
+        phrases = phrases_of_annotation(found)
+        return _Annotated(found["text"], phrases)
     except DataError as error:
         return error
 
