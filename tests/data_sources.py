@@ -1,6 +1,8 @@
 """Small sources of IU X-Ray in its several forms, for the tests of the importer."""
 
+import csv
 import json
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,44 @@ def report(src: Path, number: int, films: Sequence[str] = ("1001", "2001"), find
         f"<Article><Abstract>{sections}</Abstract></Article></MedlineCitation>{images}</eCitation>"
     )
     return path
+
+
+def nlm(src: Path, prefix: str = "", suffix: str = ".png", reports: str = "NLMCXR_reports.tgz") -> None:
+    """Pack what `report` wrote as NLM's archives do, and remove it. prefix, suffix: of the films' names there."""
+    with tarfile.open(src / reports, "w:gz") as archive:
+        archive.add(src / "ecgen-radiology", "ecgen-radiology")
+    with tarfile.open(src / "NLMCXR_png.tgz", "w:gz") as archive:
+        for path in sorted(src.glob("CXR*.png")):
+            archive.add(path, prefix + path.stem.removeprefix("CXR" * bool(prefix)) + suffix)
+    for path in [*src.glob("CXR*.png"), *src.glob("ecgen-radiology/*.xml")]:
+        path.unlink()
+
+
+def kaggle(src: Path, numbers: Sequence[int], folder: str = "images/images_normalized") -> Path:
+    """Kaggle's tables and films of these studies, each with a lateral and a frontal film."""
+    for name, header, row in [
+        ("reports", "uid,MeSH,Problems,image,indication,comparison,findings,impression", kaggle_report),
+        ("projections", "uid,filename,projection", kaggle_films),
+    ]:
+        src.mkdir(exist_ok=True)
+        with (src / f"indiana_{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header.split(","))
+            writer.writerows(line for number in numbers for line in row(number))
+    for number in numbers:
+        for _, name, _ in kaggle_films(number):
+            film(src / folder / name)
+    return src
+
+
+def kaggle_report(number: int) -> list[list[str]]:
+    findings = f"Clear, \nlungs {number}."
+    return [[str(number), "normal", "normal", "Xray Chest PA and Lateral", "Cough", "None.", findings, "Normal."]]
+
+
+def kaggle_films(number: int) -> list[list[str]]:
+    names = [f"{number}_IM-000{number}-{film}.dcm.png" for film in ("2001", "1001")]
+    return [[str(number), name, view] for name, view in zip(names, ["Lateral", "Frontal"], strict=True)]
 
 
 def refused(src: Path, dest: Path) -> list[str]:

@@ -2,14 +2,25 @@
 
 import json
 import os
+import shutil
+import tarfile
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import pytest
 
-from data_sources import film, item, refused, report, run_import
+from data_sources import film, item, nlm, refused, report, run_import
+from rrg.data.archives import Member, read
+from rrg.data.importing import Entries
 from rrg.data.iu_xray import FORMS
+from rrg.data.iu_xray import read as read_source
+from rrg.data.listing import listing
+from rrg.data.open_i import read_reports, report_files
 from rrg.data.study import SPLITS
+from rrg.errors import DataError
+
+IU_XRAY = Path(os.environ.get("RRG_IU_XRAY", Path(__file__).parents[2] / "shared/data/iu_xray"))
 
 
 def test_open_i_form(tmp_path: Path) -> None:
@@ -69,6 +80,116 @@ def test_study_that_r2gen_lists_without_a_report_is_listed(tmp_path: Path) -> No
     report(src, 1)
     (src / "annotation.json").write_text(json.dumps({"train": [item(1), item(2)], "val": [], "test": []}))
     assert refused(src, tmp_path / "d") == ["annotation.json train[1]: study 'CXR2' has no report in this source"]
+
+
+NLM = {
+    "NLM's PNG": ("", ".png"),
+    "others' PNG": ("images/", ".dcm.png"),
+    "NLM's DICOM": ("1/", ".dcm"),
+}
+
+
+@pytest.mark.parametrize("name", NLM)
+def test_nlms_archives_are_read_as_they_are_downloaded(tmp_path: Path, name: str) -> None:
+    src = tmp_path / "src"
+    for number in (1, 2):
+        report(src, number)
+    content = (src / "CXR1_IM-0001-1001.png").read_bytes()
+    nlm(src, *NLM[name])
+    found = read_source(src, 0, None)
+    assert found.entries.problems == []
+    assert found.form == FORMS["open-i"]
+    first, second = found.entries.sound
+    assert (first.where, second.where) == tuple(f"NLMCXR_reports.tgz/ecgen-radiology/{n}.xml" for n in (1, 2))
+    for source, file_name in zip(first.sources, first.study.file_names, strict=True):
+        assert isinstance(source, Member)
+        assert read(source) == content
+        assert file_name == f"images/{source.name.rpartition('/')[2]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("CXR1_1_IM-0001-3001", "CXR1_1_IM-0001-3001.png"),
+        ("CXR1_1_IM-0001-3001", "1_IM-0001-3001.dcm.png"),
+        ("CXR10_IM-0002-1001", "10_IM-0002-1001.jpg"),
+        ("CXR10_IM-0002-1001", "CXR10_IM-0002-1001.JPEG"),
+        ("CXR10_IM-0002-1001-0001", "films/10/10_IM-0002-1001-0001.dcm"),
+    ],
+)
+def test_film_is_found_by_its_id(tmp_path: Path, name: str, file: str) -> None:
+    path = report(tmp_path, 1, films=[])
+    path.write_text(path.read_text().replace("</eCitation>", f'<parentImage id="{name}"/></eCitation>'))
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    (entry,) = read_source(tmp_path, 0, None).entries.sound
+    assert entry.sources == (tmp_path / file,)
+
+
+def test_films_are_those_that_annotation_json_lists_by_id(tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    report(src, 1, films=["2001", "1001", "1002"])
+    (src / "CXR1_IM-0001-1002.png").unlink()
+    listed = item(1, image_path=["1_IM-0001-1001.jpg", "1_IM-0001-2001.jpg"], views=["Frontal", "Lateral"])
+    (src / "annotation.json").write_text(json.dumps({"train": [listed], "val": [], "test": []}))
+    (study,) = run_import(src, tmp_path / "d").folder.studies
+    assert study.file_names == ["images/CXR1_IM-0001-1001.png", "images/CXR1_IM-0001-2001.png"]
+    assert study.views == ["frontal", "lateral"]
+
+
+def test_unpacked_reports_and_films_come_before_packed_ones(tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    report(src, 1)
+    nlm(src)
+    report(src, 1)
+    (entry,) = read_source(src, 0, None).entries.sound
+    assert entry.where == "ecgen-radiology/1.xml"
+    assert all(isinstance(source, Path) for source in entry.sources)
+
+
+def test_hostile_xml_in_an_archive_is_a_problem_of_its_report(tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    report(src, 1)
+    report(src, 2)
+    entity_bomb(src)
+    nlm(src)
+    (problem,) = read_source(src, 0, None).entries.problems
+    assert str(problem).startswith("NLMCXR_reports.tgz/ecgen-radiology/2.xml: the XML declares a DTD or entities")
+
+
+def test_huge_xml_in_an_archive_refuses_it(tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    report(src, 1)
+    report(src, 2)
+    huge_xml(src)
+    nlm(src)
+    with pytest.raises(DataError, match=r"NLMCXR_reports\.tgz: member ecgen-radiology/2\.xml has 1,048,577 bytes"):
+        run_import(src, tmp_path / "d")
+    assert list(tmp_path.iterdir()) == [src]
+
+
+def test_hostile_archive_beside_sound_files_refuses_the_source(tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    report(src, 1)
+    with tarfile.open(src / "NLMCXR_png.tgz", "w:gz") as archive:
+        archive.add(src / "CXR1_IM-0001-1001.png", "../../CXR1_IM-0001-1001.png")
+    with pytest.raises(DataError, match="would lie outside the folder"):
+        run_import(src, tmp_path / "d", skip_bad=True)
+    assert list(tmp_path.iterdir()) == [src]
+
+
+@pytest.mark.parametrize("name", ["films", "NLMCXR_png.tgz", "annotation.json"])
+def test_link_out_of_the_source_refuses_it(tmp_path: Path, name: str) -> None:
+    src, outside = tmp_path / "src", tmp_path / "outside"
+    report(src, 1)
+    if name == "films":
+        outside.mkdir()
+    else:
+        outside.write_text('{"train": [], "val": [], "test": []}')
+    (src / name).symlink_to(outside)
+    with pytest.raises(DataError, match=f"{name}: a link that leads out of"):
+        run_import(src, tmp_path / "d", skip_bad=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"src", "outside"}
 
 
 def no_findings(src: Path) -> None:
@@ -152,3 +273,70 @@ def test_bad_report_is_listed_with_its_file(tmp_path: Path, name: str) -> None:
     (problem,) = refused(src, tmp_path / "d")
     assert problem.startswith("ecgen-radiology/2.xml: ")
     assert message in problem
+
+
+def packaged_reports() -> Path | None:
+    """The collection's reports as torchxrayvision ships them: a file of the distribution, which is never imported."""
+    try:
+        found = [file for file in files("torchxrayvision") or () if file.name == "NLMCXR_reports.tgz"]
+    except PackageNotFoundError:
+        return None
+    return Path(str(found[0].locate())) if found else None
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reports of the whole collection, R2Gen's split, and its films' names on empty files."""
+    reports = packaged_reports()
+    if reports is None or not IU_XRAY.is_dir():
+        pytest.skip("needs torchxrayvision installed, and the IU X-Ray folder: set RRG_IU_XRAY")
+    src = tmp_path_factory.mktemp("real")
+    shutil.copy(reports, src)
+    shutil.copy(IU_XRAY / "annotation.json", src)
+    (src / "films").mkdir()
+    for path in (IU_XRAY / "images").iterdir():
+        (src / "films" / path.name).touch()
+    return src
+
+
+def test_the_collection_has_3955_reports(real: Path) -> None:
+    entries, found = Entries(), report_files(listing(real))
+    reports = read_reports(real, found, entries)
+    assert len(reports) == len({report.uid for report in reports}) == 3955
+    assert entries.problems == []
+    assert sum(len(report.films) for report in reports) == 7470
+
+
+def test_the_2955_findings_are_those_of_annotation_json(real: Path) -> None:
+    found = read_source(real, 0, None)
+    assert found.entries.problems == []
+    assert found.split == "R2Gen's, from annotation.json; 1000 studies outside its selection are left out"
+    annotation = json.loads((real / "annotation.json").read_text())
+    expected = {item["uid"]: item for split in SPLITS for item in annotation[split]}
+    assert len(found.entries.sound) == len(expected) == 2955
+    exact = 0
+    for entry in found.entries.sound:
+        item = expected[entry.study.id]
+        assert entry.study.findings == " ".join(item["report"].split())
+        exact += entry.study.findings == item["report"]
+        assert entry.study.split == item["split"]
+        assert entry.study.views == [view.lower() for view in item["views"]]
+        assert entry.study.file_names == [f"images/{name}" for name in item["image_path"]]
+    assert exact == 2954  # CXR1600 has two runs of two spaces
+
+
+def test_studies_of_the_collection_import(real: Path, tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    (src / "films").mkdir(parents=True)
+    shutil.copy(real / "NLMCXR_reports.tgz", src)
+    lists = json.loads((real / "annotation.json").read_text())
+    few = {split: lists[split][:4] for split in SPLITS}
+    (src / "annotation.json").write_text(json.dumps(few))
+    chosen = [entry for split in SPLITS for entry in few[split]]
+    for entry in chosen:
+        for name in entry["image_path"]:
+            shutil.copy(IU_XRAY / "images" / name, src / "films")
+    done = run_import(src, tmp_path / "d")
+    assert done.folder.card["counts"] == {"train": 4, "val": 4, "test": 4, "films": 24, "patients": 12}
+    reports = {entry["uid"]: entry["report"] for entry in chosen}
+    assert {study.id: study.findings for study in done.folder.studies} == reports

@@ -16,7 +16,7 @@ from rrg.data.archives import Member
 from rrg.data.importing import IMAGES, Entries, Film, Reading, Unsound, find_film
 from rrg.data.listing import archives_of, inside
 from rrg.data.splits import ANNOTATION
-from rrg.data.study import SPLITS, Split
+from rrg.data.study import SPLITS, Split, relative_name
 from rrg.data.tables import records, refuse
 from rrg.errors import DataError, UsageError
 from rrg.observations import OBSERVATIONS
@@ -160,8 +160,11 @@ def _image(where: str, row: dict[str, Any] | str) -> _Image:
     if isinstance(row, str):
         raise Unsound("malformed entry", row)
     path = row["path_to_image"]
-    film = _film(path)
-    if not film or {".", ".."} & set(path.split("/")):
+    try:
+        film = _film(relative_name(path))
+    except ValueError:
+        film = ""
+    if not film:
         raise Unsound("malformed entry", f"path_to_image {path!r} is not like train/patient1/study1/view1_frontal.jpg")
     if row["deid_patient_id"] != _patient(film):
         raise Unsound("malformed entry", f"path_to_image {path!r} is not of patient {row['deid_patient_id']!r}")

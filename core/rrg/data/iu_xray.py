@@ -52,7 +52,7 @@ def read(src: Path, seed: int, given: str | None) -> Reading:
         if form == "open-i":
             reports = open_i.read_reports(src, open_i.report_files(files), entries)
         else:
-            reports = kaggle.read_reports(kaggle.tables(files), entries)
+            reports = kaggle.read_reports(src, kaggle.tables(files), entries)
         origin = _add_reports(src, reports, _films(files), seed, entries)
     card = {
         "name": "IU X-Ray",

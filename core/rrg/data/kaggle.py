@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rrg.data.importing import Entries, Film
+from rrg.data.listing import inside
 from rrg.data.open_i import Report
 from rrg.data.tables import records
 
@@ -21,8 +23,11 @@ def tables(files: Mapping[str, Film]) -> dict[str, Film]:
     return found
 
 
-def read_reports(found: Mapping[str, Film], entries: Entries) -> list[Report]:
+def read_reports(src: Path, found: Mapping[str, Film], entries: Entries) -> list[Report]:
     """The reports, each with its films, frontal ones first; what is wrong with a line goes to `entries`."""
+    for file in found.values():
+        if isinstance(file, Path):
+            inside(src, file)
     films: dict[str, list[tuple[str, str]]] = {}
     for _, row in _rows(found, PROJECTIONS, ("uid", "filename", "projection"), entries):
         films.setdefault(row["uid"], []).append((row["projection"].strip().lower(), row["filename"].strip()))

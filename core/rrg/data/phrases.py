@@ -212,7 +212,7 @@ def read_annotations(path: Path) -> dict[str, list[str]]:
         content = json.loads(path.read_bytes(), object_hook=_phrases_or_error)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {error}") from None
-    if isinstance(content, list):
+    if isinstance(content, list) and content:
         content = _by_text(content)
     reports: dict[str, list[str]] = {}
     groups = content.items() if isinstance(content, dict) else [("", content)]
