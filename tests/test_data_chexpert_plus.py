@@ -86,7 +86,16 @@ def test_split_is_drawn_by_patient_and_seeded(tmp_path: Path) -> None:
 
 
 def test_split_of_the_benchmark_is_taken_where_it_lies_beside(tmp_path: Path) -> None:
-    rows = [row(1, 1), row(2, 1), row(2, 2), row(3, 1), row(4, 1), row(4, 1, "view2_lateral"), row(5, 1)]
+    rows = [
+        row(1, 1),
+        row(2, 1),
+        row(2, 2),
+        row(3, 1),
+        row(4, 1),
+        row(4, 1, "view2_lateral"),
+        row(5, 1),
+        row(6, 1, findings=""),
+    ]
     src = chexpert(tmp_path / "src", rows)
     path = "train/patient0000{}/study{}/view{}.{}".format
     frontal, lateral = "1_frontal", "2_lateral"
@@ -94,7 +103,7 @@ def test_split_of_the_benchmark_is_taken_where_it_lies_beside(tmp_path: Path) ->
         src,
         train=[path(1, 1, frontal, "png"), path(2, 1, frontal, "jpg"), path(4, 1, frontal, "png")],
         val=[f"PNG/{path(2, 2, frontal, 'png')}"],
-        test=[path(3, 1, frontal, "png"), path(4, 1, lateral, "png")],
+        test=[path(3, 1, frontal, "png"), path(4, 1, lateral, "png"), path(6, 1, frontal, "png")],
     )
     found = reading(src)
     split = {name: study.split for name, study in studies(found).items()}
@@ -103,9 +112,10 @@ def test_split_of_the_benchmark_is_taken_where_it_lies_beside(tmp_path: Path) ->
         "CXPMRG-Bench's, from annotation.json; 1 studies with findings outside its selection are left out"
     )
     for note in (
-        "annotation.json lists 3/1/2 films, CXPMRG-Bench has 40,463/5,780/11,562",
+        "annotation.json lists 3/1/3 films, CXPMRG-Bench has 40,463/5,780/11,562",
+        "1 studies that annotation.json lists have no findings in the table, and are left out",
         "1 studies have films in several of its splits: each is kept in test, else in val",
-        "1 of 4 patients have studies in several of its splits",
+        "1 of 5 patients have studies in several of its splits",
     ):
         assert note in found.notes
 

@@ -63,6 +63,8 @@ def read(src: Path, seed: int, given: str | None) -> Reading:
     if (src / ANNOTATION).is_file():
         chosen, origin = _listed(src, studies.keys(), entries, notes)
         origin += f"; {len(complete.keys() - chosen.keys()):,} studies with findings outside its selection are left out"
+        if empty := len(chosen.keys() - complete.keys()):
+            notes.append(f"{empty:,} studies that {ANNOTATION} lists have no findings in the table, and are left out")
         complete = {study: complete[study] for study in complete if study in chosen}
     else:
         drawn = splits.drawn({_patient(study) for study in complete}, seed)
