@@ -30,7 +30,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "is found out and said.",
         epilog="example: rrg data import iu-xray ~/iu_xray data/iu-xray --skip-bad",
     )
-    collection.add_argument("collection", choices=["iu-xray"], help="the collection")
+    collection.add_argument("collection", choices=["iu-xray", "mimic-cxr"], help="the collection")
     collection.add_argument("src", metavar="SRC", type=Path, help="folder to import")
     collection.add_argument("dest", metavar="DEST", type=Path, help="data folder to make; must not exist yet")
     collection.add_argument("--skip-bad", action="store_true", help="leave out studies with problems, and count them")

@@ -27,6 +27,7 @@ from rrg.observations import OBSERVATIONS
 IMAGES = "images"
 COLLECTIONS = {
     "iu-xray": "rrg.data.iu_xray",
+    "mimic-cxr": "rrg.data.mimic_cxr",
 }
 GIVEN = "given"
 Film = Path | Member

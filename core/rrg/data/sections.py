@@ -7,8 +7,8 @@ case, without a colon or within a line added. What they decide:
 - Where a section stands several times, the last one that has text counts.
 - A joint FINDINGS AND IMPRESSION is an impression.
 - The name of a view as a header (CHEST, TWO VIEWS) heads findings, where no FINDINGS has text.
-- Prose below no header of its own is no section. Below INDICATION, HISTORY and COMPARISON it begins with the first blank
-  line: it must not pass for what was known before the films were read.
+- Prose without a header of its own is no section. Below INDICATION, HISTORY and COMPARISON it begins with the first
+  blank line: it must not pass for what was known before the films were read.
 - What stands before FINAL REPORT (a wet read, an addendum), and an addendum after the report, is not the report.
 """
 
@@ -35,8 +35,8 @@ _KINDS = {
     "addendum": ["addendum", "final addendum"],
     "": [
         "examination", "exam", "type of examination", "type of exam", "study", "date", "procedure", "technique",
-        "notification", "notifications", "recommendation", "recommendations", "recommendation(s)", "comment", "comments",
-        "wet read", "wetread", "pfi", "pfi report", "provisional findings impression",
+        "notification", "notifications", "recommendation", "recommendations", "recommendation(s)", "comment",
+        "comments", "wet read", "wetread", "pfi", "pfi report", "provisional findings impression",
         "provisional findings impression (pfi)",
     ],
 }  # fmt: skip
