@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from rrg.observations import OBSERVATIONS
 
@@ -82,19 +84,37 @@ def table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
-def film(path: Path, seed: int = 0) -> None:
+def film(path: Path, case: Case, number: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (12, 10), np.uint8)
+    pixels = np.random.default_rng(int(case.study) + number).integers(0, 255, (12, 10), np.uint8)
     if path.suffix == ".jpg":
         Image.fromarray(pixels).save(path)
     else:
-        path.write_bytes(b"\0" * 128 + b"DICM")
+        dicom(path, case, number, pixels)
+
+
+def dicom(path: Path, case: Case, number: int, pixels: np.ndarray) -> None:
+    """A film as MIMIC-CXR's: its header says the view, the patient's position, the date."""
+    film, orientation = Dataset(), Dataset()
+    film.file_meta = FileMetaDataset()
+    film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    film.file_meta.MediaStorageSOPClassUID = film.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    film.file_meta.MediaStorageSOPInstanceUID = film.SOPInstanceUID = generate_uid()
+    film.PatientID, film.Modality, film.PhotometricInterpretation = case.patient, "DX", "MONOCHROME2"
+    film.ViewPosition, orientation.CodeMeaning = case.films[number]
+    film.PatientOrientationCodeSequence = [orientation]
+    film.StudyDate, film.StudyTime = case.day, f"{float(case.time):010.3f}"
+    film.Rows, film.Columns = pixels.shape
+    film.SamplesPerPixel, film.PixelRepresentation = 1, 0
+    film.BitsAllocated, film.BitsStored, film.HighBit = 8, 8, 7
+    film.PixelData = pixels.tobytes()
+    film.save_as(path, enforce_file_format=True)
 
 
 def films(root: Path, studies: Sequence[Case], suffix: str = ".jpg") -> None:
-    for seed, case in enumerate(studies):
+    for case in studies:
         for number in range(len(case.films)):
-            film(root / case.folder / f"{case.film(number)}{suffix}", seed)
+            film(root / case.folder / f"{case.film(number)}{suffix}", case, number)
 
 
 def reports(root: Path, studies: Sequence[Case]) -> None:
@@ -177,4 +197,20 @@ def jpg_source(src: Path, studies: Sequence[Case] | None = None) -> Path:
         write(src / JPG, studies)
     labels(src / JPG, studies, "negbio", "Airspace Opacity")
     report_archive(src / REPORTS / "mimic-cxr-reports.zip", studies)
+    return src
+
+
+def beside(src: Path) -> None:
+    """Films, reports and unpacked tables in one root."""
+    films(src / "files", cases())
+    reports(src / "files", cases())
+    metadata(src, cases(), ".csv")
+    split(src, cases(), ".csv")
+
+
+def r2gen(src: Path, **changes: Any) -> Path:
+    """R2Gen's folder, with the metadata table beside it."""
+    films(src / "images", cases())
+    annotation(src / "mimic_annotation.json", cases(), **changes)
+    metadata(src, cases())
     return src

@@ -19,6 +19,7 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
@@ -95,12 +96,15 @@ def read(src: Path, seed: int, given: str | None) -> Reading:
         split = _split(layout, listed, seed)
         ready, left_out = _from_reports(layout, listed, entries)
         notes = [f"{left_out:,} studies without a findings section are left out, as in published work"] * bool(left_out)
+    del listed
     unlabelled = 0
-    for item in sorted(ready, key=lambda item: (item.listed.patient, item.listed.date, item.study)):
+    ready.sort(key=lambda item: (item.listed.patient, item.listed.date, item.study))
+    ready.reverse()
+    while ready:
+        item = ready.pop()
         row = values.get(item.study)
         unlabelled += row is None
-        known = None if row is None else [None if math.isnan(value) else value for value in row.tolist()]
-        _add(entries, item, known and dict(zip(OBSERVATIONS, known, strict=True)))
+        _add(entries, item, row)
     if labels is not None and unlabelled:
         notes.append(f"{unlabelled:,} studies are not in {labels.name} and are labelled here")
     if "metadata" not in layout.tables and layout.suffix == ".jpg":
@@ -115,10 +119,16 @@ def read(src: Path, seed: int, given: str | None) -> Reading:
     return Reading(entries, card, str(layout), split, origin, notes)
 
 
-def _add(entries: Entries, item: _Ready, labels: dict[str, float | None] | None) -> None:
+def _add(entries: Entries, item: _Ready, row: np.ndarray | None) -> None:
+    """Add a study. row: its labels (14,), nan where not mentioned."""
     listed, sections = item.listed, item.sections
     if listed.split is None:
         return entries.reject(item.where, "no split", f"study {item.study} is in no split")
+    labels = None
+    if row is not None:
+        labels = {
+            name: None if math.isnan(value) else value for name, value in zip(OBSERVATIONS, row.tolist(), strict=True)
+        }
     views, positions = ([film[place] for film in listed.films] for place in (1, 2))
     entries.add(
         item.where,

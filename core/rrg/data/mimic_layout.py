@@ -40,10 +40,13 @@ class Layout:
     annotation: Path | None
 
     def __str__(self) -> str:
-        kind = "JPG" if self.suffix == ".jpg" else "DICOM"
-        reports = [f"reports in {self._below(self.reports)}"] if self.reports else []
-        others = [self._below(path) for path in (*self.tables.values(), self.annotation) if path]
-        return "; ".join([f"{kind} films in {self._below(self.films)}", *reports, *others])
+        parts = [f"{'JPG' if self.suffix == '.jpg' else 'DICOM'} films in {self._below(self.films)}"]
+        parts += [f"reports in {self._below(self.reports)}"] if self.reports else []
+        for folder in sorted({path.parent for path in self.tables.values()}):
+            tables = sorted(kind for kind, path in self.tables.items() if path.parent == folder)
+            parts.append(f"tables {', '.join(tables)} in {self._below(folder)}")
+        parts += [self._below(self.annotation)] if self.annotation else []
+        return "; ".join(parts)
 
     def _below(self, path: Path) -> str:
         return str(path.relative_to(self.src))

@@ -56,12 +56,11 @@ def _pattern(names: list[str]) -> str:
 _ANY = rf"(?=[A-Z])(?i:{_pattern(list(_KIND))})"
 _CAPITALS = _pattern([name.upper() for name in _KIND])
 _HEADER = re.compile(
-    rf"^[ \t]*(?P<start>{_ANY})[ \t]*(?::|$)"
-    rf"|^[ \t]*(?P<bare>{_CAPITALS})(?=[ \t]+(?:[\d_]|[A-Z]?[a-z]|A[ \t]))"
-    r"|^[ \t]*(?P<other>[A-Z][A-Z0-9 ()/,&.-]{1,80}):(?=\s|$)"
-    rf"|(?<![A-Za-z])(?P<inside>{_CAPITALS})[ \t]*:"
-    rf"|(?:(?<=[.!?]\s)|(?<=[.!?]\s\s))(?P<sentence>{_ANY})[ \t]*:"
-    r"|^[ \t]*(?P<rule>_{10,})[ \t]*$",
+    rf"^[ \t]*(?:(?P<start>{_ANY})[ \t]*(?::|$)"
+    rf"|(?P<bare>{_CAPITALS})(?=[ \t]+(?:[\d_]|[A-Z]?[a-z]|A[ \t]))"
+    r"|(?P<other>[A-Z][A-Z0-9 ()/,&.-]{1,80}):(?=\s|$)"
+    r"|(?P<rule>_{10,})[ \t]*$)"
+    rf"|(?<![A-Za-z])(?=[A-Z])(?:(?P<inside>{_CAPITALS})|(?:(?<=[.!?]\s)|(?<=[.!?]\s\s))(?P<sentence>{_ANY}))[ \t]*:",
     re.MULTILINE,
 )
 _FINAL = re.compile(r"^[ \t]*FINAL REPORT\b(?=\s*\S)", re.MULTILINE)
