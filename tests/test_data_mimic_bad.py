@@ -158,6 +158,14 @@ def test_a_report_that_the_archive_lacks_is_a_problem(tmp_path: Path) -> None:
     assert (problem.kind, problem.where) == ("missing report", cases()[0].folder)
 
 
+def test_a_study_folder_without_a_film_is_a_problem(tmp_path: Path) -> None:
+    source.films(tmp_path / "files", cases()[1:])
+    source.reports(tmp_path / "files", cases())
+    (tmp_path / "files" / cases()[0].folder).mkdir()
+    [problem] = read(tmp_path, 0, "").entries.problems
+    assert (problem.kind, problem.where) == ("no film", cases()[0].folder)
+
+
 def test_src_that_is_no_folder_or_holds_too_many_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="no such folder"):
@@ -186,7 +194,14 @@ def test_a_bad_item_of_r2gens_file_is_a_problem(tmp_path: Path, name: str) -> No
     assert message in problem.text
 
 
-@pytest.mark.parametrize(("content", "message"), [("[", "not JSON"), ("[]", "the lists train, val, test")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "not JSON"),
+        ("[]", "the lists train, val, test"),
+        ('{"train": [{"id": "CXR1_IM-0001"}], "val": [], "test": []}', "not MIMIC-CXR's: none of its items"),
+    ],
+)
 def test_an_annotation_file_that_is_not_r2gens_is_refused(tmp_path: Path, content: str, message: str) -> None:
     (r2gen(tmp_path) / "mimic_annotation.json").write_text(content)
     with pytest.raises(DataError, match=message):

@@ -96,12 +96,8 @@ def read(src: Path, seed: int, given: str | None) -> Reading:
         split = _split(layout, listed, seed)
         ready, left_out = _from_reports(layout, listed, entries)
         notes = [f"{left_out:,} studies without a findings section are left out, as in published work"] * bool(left_out)
-    del listed
     unlabelled = 0
-    ready.sort(key=lambda item: (item.listed.patient, item.listed.date, item.study))
-    ready.reverse()
-    while ready:
-        item = ready.pop()
+    for item in sorted(ready, key=lambda item: (item.listed.patient, item.listed.date, item.study)):
         row = values.get(item.study)
         unlabelled += row is None
         _add(entries, item, row)
@@ -392,6 +388,8 @@ def _items(path: Path) -> Iterator[tuple[str, Split, Any]]:
         raise DataError(f"{path}: not JSON: {error}") from None
     if not (isinstance(annotation, dict) and all(isinstance(annotation.get(split), list) for split in SPLITS)):
         raise DataError(f"{path}: expected an object with the lists {', '.join(SPLITS)}, as R2Gen writes it")
+    if not any(isinstance(item, dict) and "subject_id" in item for split in SPLITS for item in annotation[split]):
+        raise DataError(f"{path}: not MIMIC-CXR's: none of its items has a subject_id; give a folder without it")
     for split in SPLITS:
         for number, item in enumerate(annotation[split]):
             yield f"{path.name} {split}[{number}]", split, item

@@ -22,6 +22,7 @@ FILMS = (".jpg", ".dcm")
 _TABLE = re.compile(r"mimic-cxr-2\.\d\.\d-(split|metadata|chexpert|negbio)\.csv(\.gz)?")
 _ANNOTATION = ("mimic_annotation.json", "annotation.json")
 _GROUP, _PATIENT, _STUDY = (re.compile(pattern) for pattern in (r"p\d\d", r"p\d{8}", r"s\d{8}"))
+_REPORT = re.compile(r"s\d{8}\.txt")
 DICOM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}")
 
 
@@ -133,8 +134,8 @@ def _suffixes(tree: Path) -> set[str]:
                 for entry in islice(entries, 4 * PROBED):
                     if entry.is_dir() and _STUDY.fullmatch(entry.name):
                         found |= {os.path.splitext(name)[1] for name in islice(os.listdir(entry), PROBED)}
-                    else:
-                        found.add(os.path.splitext(entry.name)[1])
+                    elif _REPORT.fullmatch(entry.name):
+                        found.add(".txt")
     return found
 
 
