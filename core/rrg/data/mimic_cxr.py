@@ -7,12 +7,10 @@ et al., EMNLP 2020) each of its items is a study, of one film.
 
 import json
 import math
-import os
 import random
 import re
-import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -23,10 +21,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
-from rrg.data.archives import is_archive, members
 from rrg.data.importing import IMAGES, Entries, Reading, Unsound, find_film
 from rrg.data.mimic_layout import DICOM, Layout, films_in, find_layout, study_folder
-from rrg.data.sections import Sections, read_sections
+from rrg.data.mimic_reports import reports
+from rrg.data.sections import Sections
 from rrg.data.study import SPLITS, Split, describe
 from rrg.data.tables import records
 from rrg.errors import DataError, UsageError
@@ -40,12 +38,10 @@ LICENCE = (
 R2GEN = {"train": 270_790, "val": 2_130, "test": 3_858}
 """Images of R2Gen's selection: those of studies with findings."""
 LABELS = ("chexpert", "negbio")
-MAX_REPORT_BYTES = 1 << 20
 MAX_ANNOTATION_BYTES = 1 << 30
 
 _SPLITS: dict[str, Split] = {"train": "train", "validate": "val", "test": "test"}
 _NUMBER = re.compile(r"[0-9]{8}")
-_REPORT = re.compile(r"(?:.*/)?p\d\d/p(\d{8})/s(\d{8})\.txt")
 _IMAGE = re.compile(rf"(p\d\d/p(\d{{8}})/s(\d{{8}}))/({DICOM.pattern})\.(?:jpg|dcm)")
 _FRONTAL = ("PA", "AP")
 _POSITION = "PatientOrientationCodeSequence_CodeMeaning"
@@ -228,9 +224,10 @@ def _split(layout: Layout, listed: dict[str, _Listed], seed: int) -> str:
 
 def _from_reports(layout: Layout, listed: dict[str, _Listed], entries: Entries) -> tuple[list[_Ready], int]:
     """The studies with findings, and how many have none."""
-    sections_of = _reports(layout, listed)
+    sections_of = reports(layout, listed)
     ready, left_out = [], 0
-    for study, its in tqdm(sorted(listed.items()), "studies", unit="study", leave=False, disable=None):
+    order = sorted(listed.items(), key=lambda item: (item[1].patient, item[0]))
+    for study, its in tqdm(order, "studies", unit="study", leave=False, disable=None):
         where = study_folder(its.patient, study)
         try:
             sections = sections_of(its.patient, study)
@@ -273,57 +270,6 @@ def _seen(layout: Layout, folder: str, listed: _Listed) -> _Listed:
         films.append((film, intern(found.view), intern(found.position)))
         dates.append(found.date)
     return replace(listed, films=films, date=min(filter(None, dates), default=""))
-
-
-def _reports(layout: Layout, listed: dict[str, _Listed]) -> Callable[[str, str], Sections]:
-    """The sections of a study's report, by its patient and id; the call raises Unsound."""
-    folder = layout.reports
-    assert folder is not None, "find_layout() found reports"
-    if not is_archive(folder):
-        root = os.path.realpath(layout.src)
-        return lambda patient, study: _sections(_report(root, f"{folder}/{study_folder(patient, study)}.txt"))
-    found: dict[tuple[str, str], Sections | Unsound] = {}
-    bar = tqdm(
-        members(folder, limit=MAX_REPORT_BYTES), "reports", len(listed), unit="report", leave=False, disable=None
-    )
-    for name, content in bar:
-        if (match := _REPORT.fullmatch(name)) and match[2] in listed:
-            try:
-                found[match[1], match[2]] = _sections(content)
-            except Unsound as error:
-                found[match[1], match[2]] = error
-
-    def of(patient: str, study: str) -> Sections:
-        sections = found.get((patient, study), Unsound("missing report", f"no report s{study}.txt in {folder}"))
-        if isinstance(sections, Unsound):
-            raise sections
-        return sections
-
-    return of
-
-
-def _report(root: str, path: str) -> bytes:
-    try:
-        real = os.path.realpath(path)
-        if not real.startswith(root.rstrip("/") + "/"):
-            raise Unsound("unsafe path", f"report {path} leads out of {root}, to {real}")
-        status = os.stat(real)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_REPORT_BYTES:
-            raise Unsound("malformed entry", f"report {path} is no plain file of at most {MAX_REPORT_BYTES >> 20} MiB")
-        with open(real, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise Unsound("missing report", f"report {path} is missing") from None
-    except OSError as error:
-        raise Unsound("missing report", f"report {path} cannot be read: {error.strerror}") from None
-
-
-def _sections(content: bytes) -> Sections:
-    try:
-        return read_sections(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        byte = content[error.start]
-        raise Unsound("malformed entry", f"the report is not UTF-8 (byte {byte:#04x} at {error.start})") from None
 
 
 class _Item(BaseModel):
