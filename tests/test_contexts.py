@@ -109,6 +109,41 @@ def test_references_are_the_patients_own_else_the_nearest_of_another_patient(
     assert {r.why for r in chosen.values()} == {PATIENT, NEAREST}
 
 
+@pytest.mark.parametrize(
+    ("dates", "expected"),
+    [
+        (["2180-03-01", "2180-01-01T09:00:00", "2180-02-01"], {0: 2, 1: 2, 2: 1}),
+        (["2180-01-01T09:00:00", "2180-01-01T10:30:00"], {0: 1, 1: 0}),
+        (["2180-01-01", "2180-01-01", "2180-02-01"], {0: 2, 1: 2, 2: 1}),
+        (["2180-03-01", "", "2180-01-01"], {0: 1, 1: 0, 2: 1}),
+    ],
+)
+def test_a_patients_reference_is_the_newest_study_before_by_date(
+    composed: Composed, folder: StudyFolder, dates: list[str], expected: dict[int, int]
+) -> None:
+    model = composed("s2d-align")
+    model.begin("s2d-align.pag-2")
+    films = folder.split("train")
+    studies = [s.model_copy(update={"patient": "p", "date": d}) for s, d in zip(films, dates, strict=False)]
+    chosen = choose_references(model, StudyFolder(folder.path, folder.card, studies))
+    ids = [s.id for s in studies]
+    assert {ids.index(name): ids.index(reference.study) for name, reference in chosen.items()} == expected
+    assert {reference.why for reference in chosen.values()} == {PATIENT}
+
+
+def test_studies_of_one_patient_at_one_time_do_not_stand_for_each_other(
+    composed: Composed, folder: StudyFolder
+) -> None:
+    model = composed("s2d-align")
+    model.begin("s2d-align.pag-2")
+    dated = [s.model_copy(update={"patient": "p", "date": "2180-01-01"}) for s in folder.split("train")[:2]]
+    other = folder.split("train")[2].model_copy(update={"patient": "q"})
+    chosen = choose_references(model, StudyFolder(folder.path, folder.card, [*dated, other]))
+    assert {name: (chosen[name].study, chosen[name].why) for name in (s.id for s in dated)} == {
+        s.id: (other.id, NEAREST) for s in dated
+    }
+
+
 @pytest.fixture(scope="module")
 def recipe() -> Any:
     settings = {**SMALL, "stages.batch_size": 2, "stages.epochs": 2, "core.text.width": 16, "image.augment": 0.3}

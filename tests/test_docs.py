@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_sources import item, r2gen
+from mimic_source import jpg_source
 from rrg.cli import main
 from rrg.composition import compose
 from rrg.new import PIECES, expression, new
@@ -48,6 +49,7 @@ def test_every_rrg_command_of_a_page_runs(page, tmp_path, monkeypatch, capsys, i
     monkeypatch.setenv("HOME", str(tmp_path))
     splits = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
     r2gen(tmp_path / "iu_xray", [item(number, split) for number, split in enumerate(splits, 1)])
+    jpg_source(tmp_path)
     for name in ("frontal.png", "lateral.png"):
         shutil.copy(next((tmp_path / "iu_xray" / "images").rglob("*.png")), name)
     needs_data = any("data/iu-xray" in words for words in found)

@@ -5,10 +5,12 @@ The collator tokenises them for the composition's text encoder; when a report is
 
 import json
 import random
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -83,18 +85,18 @@ def phrases_of(study: Study) -> list[str]:
 def choose_references(model: RRGModel, folder: StudyFolder) -> dict[str, Reference]:
     """A reference report for each study of train and val.
 
-    The patient's study before it in the folder's order, the next one for the first; of the same split. Where a patient
-    has no other study, as in IU X-Ray: the training study of another patient whose film is nearest, by the cosine of
-    the mean patch vectors under the weights of the moment. S2D-Align names the first; the second is not stated.
+    The patient's newest study of an earlier date, the next one for the first; of the same split. Where a patient has
+    a study without a date, the folder's order stands for it. Where a patient has no study of another time, as in IU
+    X-Ray: the training study of another patient whose film is nearest, by the cosine of the mean patch vectors under
+    the weights of the moment. S2D-Align names the first; the second is not stated.
     """
     chosen: dict[str, Reference] = {}
     for split in ("train", "val"):
         patients: dict[str, list[Study]] = defaultdict(list)
         for study in folder.split(split):
             patients[study.patient].append(study)
-        for studies in (s for s in patients.values() if len(s) > 1):
-            for place, study in enumerate(studies):
-                other = studies[place - 1] if place else studies[1]
+        for studies in patients.values():
+            for study, other in _neighbours(studies):
                 chosen[study.id] = Reference(other.id, PATIENT, other.findings)
     alone = [s for split in ("train", "val") for s in folder.split(split) if s.id not in chosen]
     if alone:
@@ -109,6 +111,20 @@ def choose_references(model: RRGModel, folder: StudyFolder) -> dict[str, Referen
                 entry = best[0][0]
                 chosen[study.id] = Reference(entry.id, NEAREST, entry.report)
     return chosen
+
+
+def _neighbours(studies: list[Study]) -> Iterator[tuple[Study, Study]]:
+    """Each of a patient's studies and the one before it in time, else the one after; none of the same time."""
+    times: list[Any] = list(range(len(studies)))
+    if all(study.date for study in studies):
+        studies = sorted(studies, key=lambda study: study.date)
+        times = [study.date for study in studies]
+    for study, time in zip(studies, times, strict=True):
+        before, after = bisect_left(times, time), bisect_right(times, time)
+        if before:
+            yield study, studies[before - 1]
+        elif after < len(times):
+            yield study, studies[after]
 
 
 def save_references(references: dict[str, Reference], path: Path) -> None:

@@ -27,10 +27,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="import a collection of studies",
         description="Import a collection: verify every film, copy it unchanged, label the findings. iu-xray takes "
         "R2Gen's folder (annotation.json and images/), NLM's XML reports and films, and Kaggle's CSV files, unpacked "
-        "or as archives; chexpert-plus the folder with df_chexpert_plus_*.csv. Which form SRC is, is said.",
+        "or as archives; chexpert-plus the folder with df_chexpert_plus_*.csv; mimic-cxr a folder with the films, reports and "
+        "tables of PhysioNet. Which form SRC is, is said.",
         epilog="example: rrg data import iu-xray ~/iu_xray data/iu-xray --skip-bad",
     )
-    collection.add_argument("collection", choices=["chexpert-plus", "iu-xray"], help="the collection")
+    collection.add_argument("collection", choices=["chexpert-plus", "iu-xray", "mimic-cxr"], help="the collection")
     collection.add_argument("src", metavar="SRC", type=Path, help="folder to import")
     collection.add_argument("dest", metavar="DEST", type=Path, help="data folder to make; must not exist yet")
     collection.add_argument("--skip-bad", action="store_true", help="leave out studies with problems, and count them")

@@ -28,6 +28,7 @@ IMAGES = "images"
 COLLECTIONS = {
     "chexpert-plus": "rrg.data.chexpert_plus",
     "iu-xray": "rrg.data.iu_xray",
+    "mimic-cxr": "rrg.data.mimic_cxr",
 }
 GIVEN = "given"
 Film = Path | Member
@@ -162,7 +163,7 @@ def import_collection(
         reading: Reading = import_module(COLLECTIONS[collection]).read(src, seed, given)
     except OSError as error:
         raise DataError(f"{src}: cannot be read: {error}") from error
-    card = {**reading.card, "labels_from": "findings", "split": reading.split}
+    card = {"labels_from": "findings", **reading.card, "split": reading.split}
     folder = copy_studies(
         dest,
         reading.entries,
