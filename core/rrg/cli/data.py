@@ -27,8 +27,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="import a collection of studies",
         description="Import a collection: verify every film, copy it unchanged, label the findings. iu-xray takes "
         "R2Gen's folder (annotation.json and images/), NLM's XML reports and films, and Kaggle's CSV files, unpacked "
-        "or as archives; chexpert-plus the folder with df_chexpert_plus_*.csv; mimic-cxr a folder with the films, reports and "
-        "tables of PhysioNet. Which form SRC is, is said.",
+        "or as archives; chexpert-plus the folder with df_chexpert_plus_*.csv; mimic-cxr a folder with the films, "
+        "reports and tables of PhysioNet. Which form SRC is, is said.",
         epilog="example: rrg data import iu-xray ~/iu_xray data/iu-xray --skip-bad",
     )
     collection.add_argument("collection", choices=["chexpert-plus", "iu-xray", "mimic-cxr"], help="the collection")
