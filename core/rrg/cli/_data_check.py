@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(check.as_json(), indent=2))
     else:
-        print("\n".join(map(_printable, _table(check, args.examples))))
+        print("\n".join(_table(check, args.examples)))
         if args.html:
             print(f"wrote {args.html} ({args.html.stat().st_size / 1e6:.1f} MB)")
     return int(bool(check.levels["error"] or (args.strict and check.levels["warning"])))
@@ -57,7 +57,7 @@ def _table(check: "Check", examples: int) -> Iterator[str]:
     from rrg.data.check.findings import LEVELS, some
     from rrg.observations import OBSERVATIONS
 
-    yield f"{check.folder.card['name']}, {check.folder.path}"
+    yield _printable(f"{check.folder.card['name']}, {check.folder.path}")
     yield ""
     yield f"{'':<{NAMES}}" + "".join(f"{split:>12}" for split in check.numbers)
     shares = [numbers["prevalence"] for numbers in check.numbers.values()]
@@ -74,20 +74,23 @@ def _table(check: "Check", examples: int) -> Iterator[str]:
 
 
 def _finding(finding: "Finding", examples: int) -> Iterator[str]:
-    start, indent = f"{finding.level:<9}{finding.title:<29}", " " * NAMES
-    yield from textwrap.wrap(finding.text, WIDTH, initial_indent=start, subsequent_indent=indent)
+    yield from _wrap(finding.text, f"{finding.level:<9}{finding.title:<{NAMES - 9}}")
     if finding.level == "ok":
         return
-    yield from textwrap.wrap(f"→ {finding.advice}", WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ")
+    yield from _wrap(f"→ {finding.advice}", " " * NAMES, "  ")
     for example in finding.examples[:examples]:
-        yield from textwrap.wrap(f"- {example}", WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ")
+        yield from _wrap(f"- {example}", " " * NAMES, "  ")
     if (more := len(finding.examples) - examples) > 0:
-        yield f"{indent}… and {more:,} more: see --json, or --examples"
+        yield f"{'':<{NAMES}}… and {more:,} more: see --json, or --examples"
 
 
-def _printable(line: str) -> str:
-    """Without what would move the cursor or colour the screen."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line)
+def _wrap(text: str, start: str, hang: str = "") -> list[str]:
+    return textwrap.wrap(_printable(text), WIDTH, initial_indent=start, subsequent_indent=" " * NAMES + hang)
+
+
+def _printable(text: str) -> str:
+    """Without what would move the cursor, colour the screen or turn the line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _count(text: str) -> int:

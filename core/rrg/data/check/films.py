@@ -202,7 +202,7 @@ def _shared(key: str, title: str, same: str, groups: list[list[Film]], between: 
         text += f"; {within:,} of them within one study"
     return Finding(
         key, title, "error" if between else "warning", text,
-        "Test has a film of train's: remove one side, and look whether these are one study under two ids."
+        "One split shows films of another: remove one side, and look whether these are one study under two ids."
         if between
         else "One of them is a copy, or a film is in the wrong place: look at them, keep one.",
         [" = ".join(map(str, group)) for group in groups], groups, numbers,

@@ -14,7 +14,7 @@ from rrg.data.study import SPLITS
 from rrg.errors import RRGError
 from rrg.observations import OBSERVATIONS
 from rrg.report import films as pictures
-from rrg.report.markup import bar, histogram, jpeg, plain, text
+from rrg.report.markup import bar, histogram, jpeg, text
 from rrg.report.sheet import whole, write
 
 TOGETHER = 6
@@ -29,10 +29,12 @@ def write_check(check: Check, output: Path, examples: int = 3) -> None:
     """
     behind = {finding.key: [group[:TOGETHER] for group in finding.films[:examples]] for finding in check.findings}
     samples = {split: _sample(check, split, examples) for split in SPLITS}
-    groups = [*behind.values(), *samples.values()]
-    album = _Album(check.folder.path, pictures.side_of(sum(len(films) for of in groups for films in of)))
+    number = sum(map(len, samples.values())) + sum(len(group) for groups in behind.values() for group in groups)
+    album = _Album(check.folder.path, pictures.side_of(number))
     ordered = sorted(check.findings, key=lambda finding: -LEVELS.index(finding.level))
-    sound = "".join(f"<dt>{_title(f)}</dt><dd>{text(f.text)}</dd>" for f in ordered if f.level == "ok")
+    sound = "".join(
+        f"<div><dt>{_capital(f.title)}</dt><dd>{text(_capital(f.text))}</dd></div>" for f in ordered if f.level == "ok"
+    )
     body = [
         _header(check),
         '<main><section id="findings"><h2>Findings</h2>',
@@ -43,7 +45,7 @@ def write_check(check: Check, output: Path, examples: int = 3) -> None:
         _prevalence(check),
         _lengths(check),
         '</section><section id="films"><h2>Films</h2><p class="lead">Studies drawn at random, the same each time.</p>',
-        *(f"<h3>{split}</h3>{album.show(of, 'films')}" for split, of in samples.items() if of),
+        *(f"<h3>{split}</h3>{album.show([films], 'films')}" for split, films in samples.items() if films),
         "</section></main>",
     ]
     write(output, whole(f"{check.folder.card['name']}: data check", "\n".join(body)))
@@ -56,7 +58,9 @@ class _Album:
         self.folder, self.side, self._numbers = folder, side, count(1)
 
     def show(self, groups: Sequence[Sequence[Film]], section: str) -> str:
-        """Each group in a row. section: where one leads that is closed again."""
+        """Each group in a row, single films in one. section: where an enlarged film leads back to."""
+        if all(len(group) == 1 for group in groups):
+            groups = [[group[0] for group in groups]] if groups else []
         rows = ("".join(self._one(film, section) for film in group) for group in groups)
         return "".join(f'<div class="maps">{row}</div>' for row in rows)
 
@@ -71,10 +75,10 @@ class _Album:
         return f'<div class="map">{shown.html}<p>{about}</p></div>'
 
 
-def _sample(check: Check, split: str, examples: int) -> list[list[Film]]:
+def _sample(check: Check, split: str, examples: int) -> list[Film]:
     own = [study for study in check.folder.studies if study.split == split]
     drawn = random.Random(0).sample(own, min(examples, len(own)))
-    return [[Film(study, i) for i in range(len(study.file_names))][:TOGETHER] for study in drawn]
+    return [Film(study, i) for study in drawn for i in range(len(study.file_names))[:TOGETHER]]
 
 
 def _header(check: Check) -> str:
@@ -91,17 +95,18 @@ def _header(check: Check) -> str:
     )
 
 
-def _title(finding: Finding) -> str:
-    return plain(finding.title[0].upper() + finding.title[1:])
+def _capital(said: str) -> str:
+    return said[:1].upper() + said[1:]
 
 
 def _finding(finding: Finding, films: str, examples: int) -> str:
     items = "".join(f"<li>{text(example)}</li>" for example in finding.examples[:examples])
     if (more := len(finding.examples) - examples) > 0:
         items += f"<li>… and {more:,} more</li>"
+    level = finding.level
     return (
-        f'<section class="finding {finding.level}"><h4><span class="tag {finding.level}"><b>{finding.level}</b></span> '
-        f"{_title(finding)}</h4><p>{text(finding.text)}.</p><p><b>{text(finding.advice)}</b></p>"
+        f'<section class="finding of-{level}"><h4><span class="tag {level}"><b>{level}</b></span> '
+        f"{_capital(finding.title)}</h4><p>{text(_capital(finding.text))}.</p><p><b>{text(finding.advice)}</b></p>"
         f'<ul class="notes">{items}</ul>{films}</section>'
     )
 

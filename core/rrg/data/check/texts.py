@@ -79,24 +79,24 @@ def in_train(reports: Reports, numbers: Mapping[str, Mapping[str, Any]]) -> Find
         n = numbers[split]["studies"]
         if n:
             same = numbers[split]["in_train"]
-            shares.append(same["cleaned"] / n)
+            shares += [same["as_is"] / n, same["cleaned"] / n]
             found[split] = {"reports": n, **same}
             counts = [f"{same[way]:,} ({same[way] / n:.1%}) {name}" for way, name in WAYS.items()]
             parts.append(f"{split}, of {n:,}: {', '.join(counts)}")
-    places: dict[bytes, list[int]] = {}
+    places: dict[tuple[str, bytes], list[int]] = {}
     for i in reports.of("train"):
-        places.setdefault(reports.hashes["cleaned"][i], []).append(i)
-    groups = [
-        [i, *places[reports.hashes["cleaned"][i]]]
-        for split in SPLITS[:0:-1]
-        for i in reports.of(split)
-        if reports.hashes["cleaned"][i] in places
-    ]
+        for way in ("as_is", "cleaned"):
+            places.setdefault((way, reports.hashes[way][i]), []).append(i)
+    groups = []
+    for i in (i for split in SPLITS[:0:-1] for i in reports.of(split)):
+        same_as = (places.get((way, reports.hashes[way][i])) for way in ("cleaned", "as_is"))
+        if there := next(filter(None, same_as), None):
+            groups.append([i, *there])
     if not groups:
         return Finding("reports_in_train", "reports in train", "ok", "none of test or val", numbers=found)
     return Finding(
         "reports_in_train", "reports in train", "warning" if max(shares) >= COMMON else "note",
-        f"word for word in train. {'; '.join(parts).capitalize()}. Cleaned as r2gen does, rules {reports.rules.name}",
+        f"{'; '.join(parts)} stand word for word in train. Cleaned: as r2gen does, rules {reports.rules.name}",
         "Memory alone earns these: give their share beside every score.",
         [_same(reports.studies, group) for group in groups], numbers=found,
     )  # fmt: skip
@@ -158,7 +158,7 @@ def shift(numbers: Mapping[str, Mapping[str, Any]]) -> Finding:
     large = [name for name, (p, q) in pairs.items() if _differs(p, train["studies"], q, test["studies"])]
     largest = max(OBSERVATIONS, key=lambda name: abs(pairs[name][1] - pairs[name][0]))
     p, q = pairs[largest]
-    text = f"largest shift from train to test: {largest}, {p:.1%} to {q:.1%}"
+    text = f"largest shift from train to test: {largest}, {p:.1%} to {q:.1%}" if p != q else "as in train in test"
     found = {"largest": largest, "train": p, "test": q, "shifted": large}
     if not large:
         return Finding("prevalence", "prevalence", "ok", text, numbers=found)
