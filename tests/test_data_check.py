@@ -121,10 +121,13 @@ def write_manifest(path: Path, *lines: Any) -> None:
     (path / "films.jsonl").write_text("".join(f"{line}\n" for line in text))
 
 
-@pytest.mark.parametrize("key", ["sha256", "source_sha256"])
-def test_the_manifest_tells_what_films_came_from_without_opening_them(spoiled: Callable[..., Path], key: str) -> None:
-    path, digest = spoiled(), hashlib.sha256(b"source").hexdigest()
-    write_manifest(path, *({"name": f"images/{name}-0.png", key: digest} for name in ("train0", "test0")))
+@pytest.mark.parametrize("keys", [("sha256", "stored_sha256"), ("source_sha256", "sha256")])
+def test_the_manifest_tells_what_films_came_from_without_opening_them(
+    spoiled: Callable[..., Path], keys: tuple[str, str]
+) -> None:
+    path, source = spoiled(), hashlib.sha256(b"source").hexdigest()
+    stored = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("train0", "test0")}
+    write_manifest(path, *({"name": f"images/{n}-0.png", keys[0]: source, keys[1]: h} for n, h in stored.items()))
     assert only(path, "bytes_between", quick=True).numbers["groups"] == 1
     assert "pixels_between" not in {finding.key for finding in check(path, quick=True).findings}
     assert next(f for f in check(path).findings if f.key == "manifest").numbers["listed"] == 2
@@ -139,7 +142,7 @@ def test_a_torn_manifest_is_said_and_films_are_hashed_instead(spoiled: Callable[
     every = found(path)
     assert list(every) == ["manifest", "bytes_between"]
     assert len(every["manifest"].examples) == 4
-    assert every["manifest"].examples[0] == "films.jsonl line 1: lacks 'source_sha256'"
+    assert every["manifest"].examples[0] == "films.jsonl line 1: lacks 'sha256'"
 
 
 def test_constant_films_are_found_and_are_no_copies(spoiled: Callable[..., Path]) -> None:

@@ -54,7 +54,7 @@ def source_hashes(path: Path) -> tuple[dict[str, bytes], list[str]]:
             try:
                 if isinstance(record, str):
                     raise ValueError(record)
-                digest = bytes.fromhex(record["sha256"] if "sha256" in record else record["source_sha256"])
+                digest = bytes.fromhex(record["source_sha256"] if "source_sha256" in record else record["sha256"])
                 if len(digest) != 32:
                     raise ValueError("its sha256 has not 64 hexadecimal digits")
                 hashes[str(record["name"])] = digest

@@ -54,7 +54,7 @@ def counts(card: Mapping[str, Any], studies: Sequence[Study]) -> Finding:
     wanted = " / ".join(f"{n:,}" for n in published)
     return Finding(
         "counts", "counts", "warning",
-        f"{unit} compared: {', '.join(parts)}; published are {wanted}.{_reasons(card, differences, unit, here)}",
+        f"{unit} compared: {', '.join(parts)}; published are {wanted}{_reasons(card, differences, unit, here)}",
         "Scores on other studies than the published ones do not compare: import with the published split "
         "(annotation.json), or say so beside every score.",
         numbers={**numbers, "differences": differences},
@@ -76,7 +76,7 @@ def _reasons(
         reasons.append(f"the split is {split}")
     if unit == "films" and here["studies"] != here["films"]:
         reasons.append("published work counts one image an item, and studies here hold several films")
-    return f" Likely because {'; '.join(reasons)}." if reasons else ""
+    return f". Likely because {'; '.join(reasons)}" if reasons else ""
 
 
 def patients(studies: Sequence[Study], card: Mapping[str, Any]) -> Finding:
