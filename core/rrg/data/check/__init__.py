@@ -56,7 +56,7 @@ class Check:
 def check_folder(path: Path | str, *, quick: bool = False, workers: int | None = None, progress: bool = True) -> Check:
     """Check a data folder. quick: open no film.
 
-    Raises: DataError where `path` is no data folder, or holds no sound study.
+    Raises: DataError where `path` is no data folder.
     """
     path = Path(path)
     card, lines, problems = read_folder(path)
@@ -64,7 +64,7 @@ def check_folder(path: Path | str, *, quick: bool = False, workers: int | None =
     films = [Film(study, i) for study in studies for i in range(len(study.file_names))]
     known, torn = on_films.source_hashes(path)
     looks = on_films.unlooked(path, films, known) if quick else on_films.look_at(path, films, known, workers, progress)
-    reports = on_texts.Reports(studies, on_texts.rules_of(card))
+    reports = on_texts.Reports(studies, on_texts.rules_of(card), progress)
     numbers = _numbers(studies, reports)
     findings = [
         on_folder.lines(card, studies, problems),

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from rrg.data.check.findings import Film, Finding, by_splits, listed, repeats, some, splits_of
@@ -47,7 +48,7 @@ def source_hashes(path: Path) -> tuple[dict[str, bytes], list[str]]:
     """Film name → SHA-256 of the bytes that it was imported from, by the manifest of `path`; problems of its lines."""
     hashes: dict[str, bytes] = {}
     problems: list[str] = []
-    if not (path / MANIFEST).exists():
+    if not (path / MANIFEST).is_file():
         return hashes, problems
     try:
         for number, record in records(path / MANIFEST, "films of a data folder"):
@@ -77,7 +78,7 @@ def look(path: Path, source: bytes | None) -> Look:
     except (OSError, ValueError) as error:
         return Look(source or b"", error=f"{path}: cannot be read: {error}")
     pixels = hashlib.sha256(repr(film.shape).encode())
-    pixels.update(film.data)
+    pixels.update(np.ascontiguousarray(film).data)
     return Look(source, pixels.digest()[:16], film.shape[0], film.shape[1], 255 * float(film.std()))
 
 

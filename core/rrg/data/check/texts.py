@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from rrg.data.check.findings import Finding, some
 from rrg.data.study import SPLITS, Split, Study
@@ -38,20 +39,22 @@ def rules_of(card: Mapping[str, Any]) -> Rules:
 class Reports:
     """The reports of every study: hashes in both `WAYS`, words, and their numbers by split."""
 
-    def __init__(self, studies: Sequence[Study], rules: Rules) -> None:
+    def __init__(self, studies: Sequence[Study], rules: Rules, progress: bool) -> None:
         self.studies, self.rules = studies, rules
         self.split = np.array([SPLITS.index(study.split) for study in studies], np.int8)
         self.words = np.array([len(study.findings.split()) for study in studies], np.int64)
         self.empty: list[int] = []
         self.hashes: dict[str, list[bytes]] = {way: [] for way in WAYS}
-        for i, study in enumerate(studies):
+        bar = tqdm(studies, "reports", unit="report", leave=False, disable=None if progress else True)
+        for i, study in enumerate(bar):
             cleaned = " ".join(clean(study.findings, rules).split())
             if not any(map(str.isalnum, cleaned)):
                 self.empty.append(i)
             self.hashes["as_is"].append(_hash(" ".join(study.findings.lower().split())))
             self.hashes["cleaned"].append(_hash(cleaned))
-            whole = clean(f"{study.findings} {study.impression}", rules)
-            self.hashes["with_impression"].append(_hash(" ".join(whole.split())))
+            if study.impression:
+                cleaned = " ".join(clean(f"{study.findings} {study.impression}", rules).split())
+            self.hashes["with_impression"].append(_hash(cleaned))
 
     def of(self, split: Split) -> list[int]:
         return np.flatnonzero(self.split == SPLITS.index(split)).tolist()
