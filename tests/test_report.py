@@ -412,7 +412,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(scored: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(RRGError, match="No space left on device; name another file with -o"):
+    with pytest.raises(RRGError, match="No space left on device; name another file"):
         write_page(scored, internals=False, cases=1)
     assert (scored / "report.html").read_text(encoding="utf-8") == before
     assert not list(scored.glob(".*.partial"))

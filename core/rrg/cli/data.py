@@ -1,9 +1,11 @@
-"""`rrg data`: make a data folder, by importing a collection or by drawing phantoms."""
+"""`rrg data`: make a data folder, by importing a collection or by drawing phantoms, and check it."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rrg.cli import _data_check
 
 if TYPE_CHECKING:
     from rrg.data.importing import Problem
@@ -13,10 +15,10 @@ SHOWN = 20
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `rrg data import`, `rrg data phantom` and `rrg data phrases`."""
+    """Add `rrg data import`, `rrg data phantom`, `rrg data phrases` and `rrg data check`."""
     parser = commands.add_parser(
         "data",
-        help="make a data folder: import a collection, or draw phantoms; attach key phrases",
+        help="make a data folder: import a collection, or draw phantoms; attach key phrases; check it",
         description="Make a data folder: metadata.jsonl (Hugging Face imagefolder), dataset.json and the films.",
         epilog="example: rrg data import iu-xray ~/iu_xray data/iu-xray",
     )
@@ -73,6 +75,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     phrases.add_argument("--show", type=int, default=3, metavar="N", help="print N studies' phrases (default: 3)")
     phrases.add_argument("--json", action="store_true", help="print a JSON object instead of the table")
     phrases.set_defaults(run=_phrases)
+    _data_check.add(kinds)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -150,6 +153,7 @@ def _table(folder: "StudyFolder", extra: dict[str, Any], problems: list["Problem
     for name, shares in _prevalence(folder).items():
         lines += [f"{name:<28}" + "".join(f"{shares[split]:>8.1%}" for split in SPLITS)]
     lines += ["", "Observations: share of the split's studies labelled present."]
+    lines += [f"Check it: rrg data check {folder.path}"]
     lines += [f"warning: {warning}" for warning in folder.warnings]
     if problems:
         lines += ["", f"Left out: {summary(problems)}"]

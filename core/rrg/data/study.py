@@ -120,21 +120,30 @@ class StudyFolder:
         Films are looked up, not decoded: `read_film` and the importers do that.
         """
         path = Path(path)
-        if not path.is_dir():
-            raise DataError(f"{path}: no such data folder; make one with `rrg data import` or `rrg data phantom`")
-        card = _read_card(path / CARD)
-        problems: list[str] = []
-        lines = _read_lines(path / METADATA, problems)
+        card, lines, problems = read_folder(path)
         studies = list(lines.values())
         problems += _missing_films(path, lines)
-        if not studies and not problems:
-            problems.append(f"{METADATA} holds no study")
         found = count(studies)
         if "counts" in card and not problems and card["counts"] != found:
             problems.append(f"{CARD} counts {card['counts']}, but {METADATA} holds {found}: one of them was changed")
         if problems:
             raise DataError(f"{path}: {len(problems)} problems in this data folder", problems)
         return cls(path, card, studies, _patients_across_splits(studies))
+
+
+def read_folder(path: Path) -> tuple[dict[str, Any], dict[int, Study], list[str]]:
+    """A folder's card, its sound studies by line number, and what is wrong with the other lines.
+
+    Raises DataError where it is no data folder.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such data folder; make one with `rrg data import` or `rrg data phantom`")
+    card = _read_card(path / CARD)
+    problems: list[str] = []
+    lines = _read_lines(path / METADATA, problems)
+    if not lines and not problems:
+        problems.append(f"{METADATA} holds no study")
+    return card, lines, problems
 
 
 def count(studies: Iterable[Study]) -> dict[str, int]:

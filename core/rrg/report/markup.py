@@ -49,6 +49,16 @@ def bar(value: float | None, tick: float | None = None) -> str:
     )
 
 
+def histogram(counts: np.ndarray, first: float, last: float) -> str:
+    """Counts as bars; first, last: what the left edges of the first and the last bar stand for."""
+    heights = 100 * counts / max(counts.max(), 1)
+    bars = "".join(f"M{i} 100v{-height:.1f}h.9v{height:.1f}z" for i, height in enumerate(heights) if height)
+    return (
+        f'<svg class="histogram" viewBox="0 0 {len(counts)} 100" preserveAspectRatio="none" aria-hidden="true">'
+        f'<path d="{bars}"/></svg><p class="ends"><span>{first:g}</span><span>{last:g} +</span></p>'
+    )
+
+
 def _within(value: float | None) -> float:
     return 100 * min(max(value, 0), 1) if value is not None and math.isfinite(value) else 0.0
 

@@ -1,14 +1,8 @@
-"""`write_page`: everything of a run that `rrg report` shows, as one HTML file that needs nothing else.
+"""`write_page`: everything of a run that `rrg report` shows, as one HTML file that needs nothing else."""
 
-A policy in the page's head forbids scripts and everything from elsewhere; the style sheet is allowed by its hash.
-"""
-
-import base64
-import hashlib
 import json
 import os
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,9 +16,10 @@ from rrg.recipe import Recipe
 from rrg.report.casebook import casebook
 from rrg.report.cases import Case, cases_of, chosen
 from rrg.report.internals import Internals
-from rrg.report.markup import plain, text
+from rrg.report.markup import text
 from rrg.report.scores import Metrics, read_metrics
 from rrg.report.sections import findings, summary
+from rrg.report.sheet import whole, write
 from rrg.run_folder import read_run, run_data
 
 NAME = "report.html"
@@ -67,7 +62,7 @@ def write_page(
         "</main>",
     ]
     output = output or run / NAME
-    _write(output, _whole(f"{run.resolve().name}: radiology reports", "\n".join(body)))
+    write(output, whole(f"{run.resolve().name}: radiology reports", "\n".join(body)))
     return output
 
 
@@ -150,28 +145,3 @@ def _header(run: Path, state: dict[str, object], metrics: Metrics, notes: Sequen
         '<p class="source">Generated reports are for research, not for care.</p>'
         f"<nav>{links}</nav></header>"
     )
-
-
-def _whole(title: str, body: str) -> str:
-    style = files("rrg.report").joinpath("page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return (
-        '<!doctype html>\n<html lang="en" dir="ltr"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">\n'
-        f'<link rel="icon" href="data:,"><title>{plain(title)}</title>\n'
-        f"<style>{style}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
-
-
-def _write(path: Path, page: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise RRGError(f"{path}: could not be written: {error.strerror}; name another file with -o") from error
-    finally:
-        partial.unlink(missing_ok=True)
