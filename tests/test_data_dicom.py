@@ -1,9 +1,6 @@
-"""DICOM films: grey values as the standard says and as pydicom's own functions give them, and the header's few fields."""
+"""DICOM films: grey values as the standard says, and as pydicom's own functions give them."""
 
 import io
-import threading
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,23 +11,14 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
     UID,
-    BasicTextSRStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    RLELossless,
 )
 
-from data_sources import EdemaLabeler
-from dicom_films import BIRTH, INSTITUTION, NAME, RAMP, compressed, film, table, written
-from rrg.data import importing
-from rrg.data.dicom import Header, header
-from rrg.data.films import read_film, verify_film
-from rrg.data.importing import Entries, Reading, import_collection
+from dicom_films import RAMP, film, table, written
+from rrg.data.films import read_film
 from rrg.errors import DataError
 
 SIGNED = (RAMP.astype(np.int16) - 2048).astype(np.int16)
@@ -39,7 +27,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (13, 7, 3), np.uint8)
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
-def read(ds: Dataset, syntax: UID = pydicom.uid.ExplicitVRLittleEndian) -> np.ndarray:
+def read(ds: Dataset, syntax: UID = ExplicitVRLittleEndian) -> np.ndarray:
     gray = read_film("a.dcm", content=written(ds, syntax))
     assert gray.dtype == np.float32
     assert gray.min() >= 0
@@ -128,7 +116,7 @@ def test_a_modality_table_is_pydicoms_and_the_window_sees_its_values(vr: str) ->
 def test_eight_bit_entries_may_lie_two_to_a_word() -> None:
     ds = film(BYTES, 8, VOILUTSequence=table([0] * 256, 0, 8, "OW"))
     ds.VOILUTSequence[0].LUTData = bytes(255 - i for i in range(256))
-    for syntax in (pydicom.uid.ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
         np.testing.assert_allclose(read(ds, syntax), 1 - BYTES / 255, atol=1e-6)
 
 

@@ -4,6 +4,7 @@
 """
 
 import io
+import os
 import threading
 import warnings
 import zlib
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from re import fullmatch
 from typing import IO, Any, BinaryIO, cast
@@ -46,6 +47,8 @@ _FIELDS = [
 ]
 _POSITIONS = ("erect", "semi-erect", "recumbent")  # PS3.16, CID 19
 _QUIET = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a worker that is forked while a thread of its parent reads a film
+    os.register_at_fork(after_in_child=lambda: globals().update(_QUIET=threading.Lock()))
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ def _header(film: "Elements") -> Header:
     orientation = film.item("PatientOrientationCodeSequence")
     meaning = film.text("CodeMeaning", orientation).lower() if orientation else ""
     return Header(
-        view=_code(film.text("ViewPosition")),
-        position=meaning if meaning in _POSITIONS else _code(film.text("PatientPosition")),
+        view=code(film.text("ViewPosition")),
+        position=meaning if meaning in _POSITIONS else code(film.text("PatientPosition")),
         date=_date(film.text("StudyDate"), film.text("StudyTime")),
         patient=film.text("PatientID"),
         study=film.text("StudyInstanceUID"),
@@ -96,9 +99,14 @@ def _header(film: "Elements") -> Header:
     )
 
 
-def _code(text: str) -> str:
-    """A code string (PS3.5 6.2, CS): what else stands in such a field may be a name."""
+def code(text: str) -> str:
+    """A code string (PS3.5 6.2, CS), else "": what else stands in such a field may be a name."""
     return text if fullmatch(r"[A-Z0-9 _]{1,16}", text) else ""
+
+
+def _uid(uid: UID) -> str:
+    """What a UID stands for."""
+    return uid.name if uid.is_valid else "none"
 
 
 def _date(day: str, time: str) -> str:
@@ -127,7 +135,8 @@ def quiet(where: str) -> Iterator[None]:
         except DataError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split()) or type(error).__name__
+            # Where all plug-ins fail, pydicom names them after a colon.
+            text = " ".join(str(error).rpartition("plugins:")[2].split()) or type(error).__name__
             raise DataError(f"{where}: cannot be decoded: {text}") from error
 
 
@@ -189,10 +198,12 @@ class Elements:
     def number(self, keyword: str) -> float | None:
         """The first of a text's numbers; None where it is empty or absent."""
         text = self.text(keyword).partition("\\")[0].strip()
-        if not text:
-            return None
-        if not isfinite(number := float(text)):
-            raise self.wrong(f"{keyword} is {text}")
+        try:
+            number = float(text) if text else None
+        except ValueError:
+            number = nan
+        if number is not None and not isfinite(number):
+            raise self.wrong(f"{keyword} is no number")
         return number
 
     def item(self, keyword: str) -> Dataset | None:
@@ -210,7 +221,7 @@ def parse(file: IO[bytes], size: int, keywords: list[str], where: str) -> Elemen
     meta = _read(_Bounded(file, size), False, True, lambda tag, vr, length: tag >> 16 != 2, [_SYNTAX])
     syntax = UID(Elements(where, meta, UID(""), file, "", 0, None).text(_SYNTAX))
     if syntax not in AllTransferSyntaxes:
-        raise DataError(f"{where}: cannot be decoded: unknown transfer syntax {str(syntax) or '(none)'!r}")
+        raise DataError(f"{where}: cannot be decoded: unknown transfer syntax: {_uid(syntax)}")
     if syntax == DeflatedExplicitVRLittleEndian:
         inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), MAX_FILM_BYTES + 1)
         if len(inflated) > MAX_FILM_BYTES:
@@ -229,8 +240,9 @@ def parse(file: IO[bytes], size: int, keywords: list[str], where: str) -> Elemen
     tag, vr, start, length = pixels[-1] if pixels else (0, "", 0, 0)
     film = Elements(where, values, syntax, file, vr, start, None if length == 0xFFFFFFFF else length)
     if not pixels:
-        kind = UID(film.text(_CLASS)).name or "of no class"
-        raise DataError(f"{where}: holds no pixels ({kind}), or is cut short before them")
+        raise DataError(
+            f"{where}: holds no pixels (its class: {_uid(UID(film.text(_CLASS)))}), or is cut short before them"
+        )
     if tag != _PIXELS:
         raise film.wrong("its pixels are floating-point numbers; a film's are integers")
     if film.length is not None and start + film.length > size:

@@ -13,12 +13,13 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
 from pydicom.uid import JPEG2000TransferSyntaxes, RLELossless
 
-from rrg.data.dicom import Elements, parse, quiet
+from rrg.data.dicom import Elements, code, parse, quiet
+from rrg.data.dicom_gdcm import decode_apart
 from rrg.data.films import LUMA, MAX_PIXELS
 from rrg.errors import DataError
 
 PLUGINS = ("pylibjpeg", "pillow", "pyjpegls", "pydicom", "gdcm")
-"""pydicom's, the one first that was tested most against hostile input."""
+"""pydicom's; the last crashes on some broken frames and runs apart."""
 
 _PALETTE = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
 _KEYWORDS = [
@@ -117,7 +118,7 @@ class Image:
             raise film.wrong(f"{image.columns}×{image.rows} pixels")
         if _SAMPLES.get(image.photometric) != image.samples:
             raise film.wrong(
-                f"{image.samples} samples a pixel of {image.photometric or 'no PhotometricInterpretation'}"
+                f"{image.samples} samples a pixel with PhotometricInterpretation {code(image.photometric)!r}"
             )
         if image.allocated not in (8, 16) or not 0 < stored <= image.high + 1 <= image.allocated or image.signed > 1:
             given = f"{stored} bits up to bit {image.high} in {image.allocated}, PixelRepresentation {image.signed}"
@@ -183,15 +184,16 @@ def _windowed(film: Elements, values: np.ndarray) -> np.ndarray | None:
         return None
     function = film.text("VOILUTFunction").upper() or "LINEAR"
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise film.wrong(f"VOILUTFunction {function!r}; expected LINEAR, LINEAR_EXACT or SIGMOID")
+        raise film.wrong(f"VOILUTFunction {code(function)!r}; expected LINEAR, LINEAR_EXACT or SIGMOID")
     if width <= 0 or (function == "LINEAR" and width < 1):
         raise film.wrong(f"a window of width {width:g}; expected at least 1, or above 0 where it is not LINEAR")
     if function == "SIGMOID":
-        return np.reciprocal(1 + np.exp((-4 / width * (values - center)).clip(-700, 700)))
+        gray: np.ndarray = 1 / (1 + np.exp((-4 / width * (values - center)).clip(-700, 700)))
+        return gray
     if function == "LINEAR":
         center, width = center - 0.5, width - 1
     line = (values - center) / width + 0.5 if width else values > center  # of width 1, LINEAR is a step
-    return line.clip(0, 1).astype(np.float64)
+    return np.clip(line, 0.0, 1.0)
 
 
 def _sequence_lookup(film: Elements, image: Image, values: np.ndarray, sequence: str) -> tuple[np.ndarray, int] | None:
@@ -254,9 +256,12 @@ def _decoded(film: Elements, image: Image) -> tuple[np.ndarray, str]:
         "correct_unused_bits": False,  # the tables do it, for HighBit too
         "view_only": True,
     }
-    array, properties = decoder.as_array(source, index=0, raw=True, decoding_plugin=plugin, **options)
-    array = array.astype(array.dtype.newbyteorder("="), copy=False).view(f"u{image.allocated // 8}")
-    return array, str(properties["photometric_interpretation"])
+    if plugin == "gdcm":
+        array, photometric = decode_apart(film.syntax, source, options)
+    else:
+        array, found = decoder.as_array(source, index=0, raw=True, decoding_plugin=plugin, **options)
+        photometric = str(found["photometric_interpretation"])
+    return array.astype(array.dtype.newbyteorder("="), copy=False).view(f"u{image.allocated // 8}"), photometric
 
 
 def _native(film: Elements, image: Image) -> bytes:
@@ -275,7 +280,8 @@ def _frame(film: Elements) -> bytes:
     fragments = []
     tag = b""
     while film.length is None and tag != _END:
-        tag, length = struct.unpack("<4sL", film.file.read(8).ljust(8, b"\0"))
+        mark = film.file.read(8)
+        tag, length = struct.unpack("<4sL", mark) if len(mark) == 8 else (b"", 0)
         fragments.append(film.file.read(length))
         if tag not in (_ITEM, _END) or len(fragments[-1]) != length:
             raise film.wrong("its compressed pixels are cut short")
@@ -290,40 +296,43 @@ def _check_frame(film: Elements, image: Image, frame: bytes) -> None:
         if film.syntax == RLELossless:
             _check_runs(frame, image)
             return
-        rows, columns, samples = _size_2000(frame) if film.syntax in JPEG2000TransferSyntaxes else _size(frame)
+        read = _size_2000 if film.syntax in JPEG2000TransferSyntaxes else _size
+        bits, rows, columns, samples = read(frame)
     except (struct.error, IndexError, ValueError):
         raise film.wrong(f"its pixels are not {film.syntax.name}") from None
-    if (rows, columns, samples) != (image.rows, image.columns, image.samples):
-        declared = f"{image.columns}×{image.rows} pixels of {image.samples} samples"
-        raise film.wrong(f"it declares {declared}, and its compressed pixels {columns}×{rows} of {samples}")
+    if (rows, columns, samples) != (image.rows, image.columns, image.samples) or bits > image.allocated:
+        declared = f"{image.columns}×{image.rows} pixels of {image.samples} samples in {image.allocated} bits"
+        raise film.wrong(f"it declares {declared}, and its compressed pixels {columns}×{rows} of {samples} in {bits}")
 
 
-def _size(frame: bytes) -> tuple[int, int, int]:
-    """Rows, columns and samples of a JPEG or JPEG-LS frame (ITU-T T.81 B.2.2)."""
+def _size(frame: bytes) -> tuple[int, int, int, int]:
+    """Bits, rows, columns and samples of a JPEG or JPEG-LS frame (ITU-T T.81 B.2.2)."""
     at = 2
     while frame[at] == 0xFF:
         marker = frame[at + 1]
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns, samples = struct.unpack_from(">HHB", frame, at + 5)
-            return rows, columns, samples
+            bits, rows, columns, samples = struct.unpack_from(">BHHB", frame, at + 4)
+            return bits, rows, columns, samples
         at += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", frame, at + 2)[0]
     raise ValueError("no frame header")
 
 
-def _size_2000(frame: bytes) -> tuple[int, int, int]:
-    """Rows, columns and samples of a JPEG 2000 codestream (ITU-T T.800 A.5.1)."""
-    start, right, bottom, left, top, samples = struct.unpack_from(">4s4x4L16xH", frame)
+def _size_2000(frame: bytes) -> tuple[int, int, int, int]:
+    """Bits, rows, columns and samples of a JPEG 2000 codestream (ITU-T T.800 A.5.1)."""
+    start, right, bottom, left, top, samples, depth = struct.unpack_from(">4s4x4L16xHB", frame)
     if start != b"\xff\x4f\xff\x51":
         raise ValueError("no codestream")
-    return bottom - top, right - left, samples
+    return (depth & 127) + 1, bottom - top, right - left, samples
 
 
 def _check_runs(frame: bytes, image: Image) -> None:
     """Raise ValueError where a segment of runs (PS3.5 G.3) expands to more than its share of the film."""
     starts = struct.unpack_from("<16L", frame)
+    if starts[0] != image.samples * image.allocated // 8:
+        raise ValueError("not a segment for each byte of a pixel")
     ends = [*starts[1 : starts[0] + 1], len(frame)]
     for at, end in pairwise(ends):
-        left = image.rows * image.columns + 1  # and a byte of padding
+        left = image.rows * image.columns
         while at < end - 1:
             run = frame[at]
             left -= run + 1 if run < 128 else (257 - run) % 129
