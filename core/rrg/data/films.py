@@ -41,7 +41,7 @@ def read_film(path: Path | str, size: int | None = None, content: bytes | None =
     for a DICOM that has several frames, no pixels, lengths that contradict each other, or a compression that nothing
     installed decodes.
     """
-    content = _read_bytes(Path(path)) if content is None else content
+    content = film_bytes(Path(path)) if content is None else content
     if _is_dicom(content):
         from rrg.data.dicom_pixels import film_pixels
 
@@ -101,7 +101,7 @@ def _gray(image: Image.Image, size: int | None) -> np.ndarray:
 
 def verify_film(path: Path | str, content: bytes | None = None) -> bytes:
     """The bytes of a film that decodes wholly; `content` and errors as in `read_film`."""
-    content = _read_bytes(Path(path)) if content is None else content
+    content = film_bytes(Path(path)) if content is None else content
     if _is_dicom(content):
         read_film(path, content=content)
     else:
@@ -137,7 +137,7 @@ def _open(path: Path | str, content: bytes) -> Iterator[JpegImageFile | PngImage
         raise DataError(f"{path}: cannot be decoded: {error}") from error
 
 
-def _read_bytes(path: Path) -> bytes:
+def film_bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise DataError(
