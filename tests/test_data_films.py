@@ -146,6 +146,14 @@ def test_verify_gives_the_bytes_of_the_file(tmp_path: Path) -> None:
     assert verify_film(path) == path.read_bytes()
 
 
+def test_content_that_was_read_already_is_not_read_again(tmp_path: Path) -> None:
+    content = save(tmp_path / "a.png", RAMP).read_bytes()
+    np.testing.assert_array_equal(read_film("gone.png", content=content), read_film(tmp_path / "a.png"))
+    assert verify_film("gone.png", content) == content
+    with pytest.raises(DataError, match=r"gone\.png: cannot be decoded"):
+        read_film("gone.png", content=content[:-30])
+
+
 def test_verify_decodes_wholly(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (37, 41), np.uint8))
     path.write_bytes(path.read_bytes()[:-200])

@@ -1,4 +1,4 @@
-"""Films as arrays: one reader for every JPEG and PNG that radiology data sets ship."""
+"""Films as arrays: one reader for every JPEG, PNG and DICOM that radiology data sets ship."""
 
 import io
 import struct
@@ -17,22 +17,36 @@ from rrg.errors import DataError
 
 # Four times the pixels of the largest detectors (about 4,300 × 3,500).
 MAX_PIXELS = 64_000_000
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow
 
 
-def read_film(path: Path | str, size: int | None = None) -> np.ndarray:
+def read_film(path: Path | str, size: int | None = None, content: bytes | None = None) -> np.ndarray:
     """One film as (height width) float32 in [0, 1], 0 black.
 
-    Reads JPEG and PNG, told by their content and not by their name. Colour becomes luma (ITU-R 601), a palette its
-    colours, transparency is dropped. A 16-bit PNG is divided by 65535, or by 4095 where no pixel exceeds 4095: 12-bit
-    detectors' films are stored both ways. (A 16-bit *colour* PNG is reduced to 8 bits by Pillow.)
+    content: its bytes where they were read already, such as a member of an archive; `path` then only names it.
+
+    Reads JPEG, PNG and DICOM, told by their content and not by their name. Colour becomes luma (ITU-R 601), a palette
+    its colours, transparency is dropped. A 16-bit PNG is divided by 65535, or by 4095 where no pixel exceeds 4095:
+    12-bit detectors' films are stored both ways. (A 16-bit *colour* PNG is reduced to 8 bits by Pillow.)
 
     With `size`, the film is squashed to (size size) by an antialiased triangle filter, as published work does. Large
     JPEGs are decoded at a reduced scale first (never below twice `size`); pixels differ by 0.2 grey levels on average.
 
-    Raises: DataError naming the path, for a film that is missing, truncated, no JPEG or PNG, or above 64 megapixels.
+    DICOM, in this order: the bits that count; modality LUT, else rescale slope and intercept; VOI LUT, else the first
+    window, else the full range of the values that occur without padding; inverted once where MONOCHROME1 or
+    PresentationLUTShape INVERSE says so. Padding takes the grey that its value has, at most an end of the range.
+
+    Raises: DataError naming the path, for a film that is missing, truncated, none of the three, or above 64 megapixels;
+    for a DICOM that has several frames, no pixels, lengths that contradict each other, or a compression that nothing
+    installed decodes.
     """
-    with _open(path) as image:
+    content = film_bytes(Path(path)) if content is None else content
+    if _is_dicom(content):
+        from rrg.data.dicom_pixels import film_pixels
+
+        return _squashed(film_pixels(content, str(path)), size)
+    with _open(path, content) as image:
         if size is not None and isinstance(image, JpegImageFile):
             image.draft("L", (2 * size, 2 * size))
         image.load()
@@ -85,29 +99,35 @@ def _gray(image: Image.Image, size: int | None) -> np.ndarray:
     return np.asarray(gray, dtype=np.float32) / np.float32(255)
 
 
-def verify_film(path: Path | str) -> bytes:
-    """The bytes of a film that decodes wholly. Raises DataError as `read_film` does."""
-    content = _read_bytes(Path(path))
-    with _open(path, content) as image:
-        image.load()
+def verify_film(path: Path | str, content: bytes | None = None) -> bytes:
+    """The bytes of a film that decodes wholly; `content` and errors as in `read_film`."""
+    content = film_bytes(Path(path)) if content is None else content
+    if _is_dicom(content):
+        read_film(path, content=content)
+    else:
+        with _open(path, content) as image:
+            image.load()
     return content
 
 
+def _is_dicom(content: bytes) -> bool:
+    """By "DICM" after 128 bytes of anything (PS3.10 7.1). A DICOM data set without that start is refused."""
+    return content[128:132] == b"DICM" and not content.startswith((_JPEG, _PNG))
+
+
 @contextmanager
-def _open(path: Path | str, content: bytes | None = None) -> Iterator[JpegImageFile | PngImageFile]:
+def _open(path: Path | str, content: bytes) -> Iterator[JpegImageFile | PngImageFile]:
     """Open a JPEG or PNG by its first bytes.
 
     Not Image.open: it would try every format Pillow knows on hostile bytes, and its size check warns rather than fails.
     """
-    path = Path(path)
-    content = _read_bytes(path) if content is None else content
     try:
-        if content.startswith(b"\xff\xd8\xff"):
+        if content.startswith(_JPEG):
             image: JpegImageFile | PngImageFile = JpegImageFile(io.BytesIO(content))
-        elif content.startswith(b"\x89PNG\r\n\x1a\n"):
+        elif content.startswith(_PNG):
             image = PngImageFile(io.BytesIO(content))
         else:
-            raise DataError(f"{path}: neither a JPEG nor a PNG (by its first bytes)")
+            raise DataError(f"{path}: none of JPEG, PNG and DICOM, by its first bytes")
         with image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -117,11 +137,11 @@ def _open(path: Path | str, content: bytes | None = None) -> Iterator[JpegImageF
         raise DataError(f"{path}: cannot be decoded: {error}") from error
 
 
-def _read_bytes(path: Path) -> bytes:
+def film_bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise DataError(
-                f"{path}: {'a folder, not a film' if path.is_dir() else 'no such film'}; give a JPEG or PNG file"
+                f"{path}: {'a folder, not a film' if path.is_dir() else 'no such film'}; give a JPEG, PNG or DICOM file"
             )
         if path.stat().st_size > MAX_FILM_BYTES:
             raise DataError(f"{path}: larger than {MAX_FILM_BYTES >> 20} MiB, which is refused")
