@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from chexpert_source import chexpert, row
 from data_sources import item, r2gen
 from mimic_source import jpg_source
 from rrg.cli import main
@@ -50,6 +51,7 @@ def test_every_rrg_command_of_a_page_runs(page, tmp_path, monkeypatch, capsys, i
     splits = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
     r2gen(tmp_path / "iu_xray", [item(number, split) for number, split in enumerate(splits, 1)])
     jpg_source(tmp_path)
+    chexpert(tmp_path / "chexpert-plus", [row(patient, 1) for patient in range(1, 11)])
     for name in ("frontal.png", "lateral.png"):
         shutil.copy(next((tmp_path / "iu_xray" / "images").rglob("*.png")), name)
     needs_data = any("data/iu-xray" in words for words in found)
