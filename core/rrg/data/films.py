@@ -20,8 +20,8 @@ MAX_PIXELS = 64_000_000
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow
 
 
-def read_film(path: Path | str, size: int | None = None) -> np.ndarray:
-    """One film as (height width) float32 in [0, 1], 0 black.
+def read_film(path: Path | str, size: int | None = None, content: bytes | None = None) -> np.ndarray:
+    """One film as (height width) float32 in [0, 1], 0 black. content: the film's bytes, where they are read already.
 
     Reads JPEG and PNG, told by their content and not by their name. Colour becomes luma (ITU-R 601), a palette its
     colours, transparency is dropped. A 16-bit PNG is divided by 65535, or by 4095 where no pixel exceeds 4095: 12-bit
@@ -32,7 +32,7 @@ def read_film(path: Path | str, size: int | None = None) -> np.ndarray:
 
     Raises: DataError naming the path, for a film that is missing, truncated, no JPEG or PNG, or above 64 megapixels.
     """
-    with _open(path) as image:
+    with _open(path, content) as image:
         if size is not None and isinstance(image, JpegImageFile):
             image.draft("L", (2 * size, 2 * size))
         image.load()
@@ -87,7 +87,7 @@ def _gray(image: Image.Image, size: int | None) -> np.ndarray:
 
 def verify_film(path: Path | str) -> bytes:
     """The bytes of a film that decodes wholly. Raises DataError as `read_film` does."""
-    content = _read_bytes(Path(path))
+    content = film_bytes(Path(path))
     with _open(path, content) as image:
         image.load()
     return content
@@ -100,7 +100,7 @@ def _open(path: Path | str, content: bytes | None = None) -> Iterator[JpegImageF
     Not Image.open: it would try every format Pillow knows on hostile bytes, and its size check warns rather than fails.
     """
     path = Path(path)
-    content = _read_bytes(path) if content is None else content
+    content = film_bytes(path) if content is None else content
     try:
         if content.startswith(b"\xff\xd8\xff"):
             image: JpegImageFile | PngImageFile = JpegImageFile(io.BytesIO(content))
@@ -117,7 +117,8 @@ def _open(path: Path | str, content: bytes | None = None) -> Iterator[JpegImageF
         raise DataError(f"{path}: cannot be decoded: {error}") from error
 
 
-def _read_bytes(path: Path) -> bytes:
+def film_bytes(path: Path) -> bytes:
+    """The bytes of a film's file. Raises DataError for one that is missing, cannot be read, or is absurdly large."""
     try:
         if not path.is_file():
             raise DataError(
