@@ -270,7 +270,9 @@ def _renamed(entries: Entries, form: Format) -> list[Entry]:
     """The sound entries, by the names that their films get. Where two would get the same, the first study stays."""
     kept: list[Entry] = []
     taken: dict[str, Film] = {}
-    for entry in entries.take():
+    left = entries.take()[::-1]
+    while left:  # an entry goes when its copy is made
+        entry = left.pop()
         names = [form.name(name) for name in entry.study.file_names]
         given = dict(zip(names, entry.sources, strict=True))
         if again := [name for i, name in enumerate(names) if name in taken or name in names[:i]]:

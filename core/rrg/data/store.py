@@ -177,7 +177,7 @@ class Store:
     def _note(self, film: Wanted, found: dict[str, Any]) -> None:
         line = {"name": film.name, "source": self._relative(film.source), **found}
         begin = self._manifest.seek(0, os.SEEK_END)
-        self._manifest.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._manifest.write(json.dumps(line).encode() + b"\n")
         self._manifest.flush()
         self.done[film.name] = begin
 
@@ -271,11 +271,11 @@ def _opened(folder: Path, fresh: bool) -> Iterator[BinaryIO]:
 
 
 def _settle(folder: Path, settings: dict[str, Any]) -> bool:
-    """Write the settings where there are none yet (True), else hold them against those of the run before."""
-    path = folder / SETTINGS
-    before = _parsed(path.read_bytes() if path.exists() else b"")
+    """Write the settings where no film is stored yet (True), else hold them against those of the run before."""
+    path, manifest = folder / SETTINGS, folder / MANIFEST
+    before = _parsed(path.read_bytes()) if manifest.exists() and manifest.stat().st_size and path.exists() else {}
     if not before:
-        path.write_text(json.dumps(settings, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
         return True
     if unlike := [key for key in settings if before.get(key) != settings[key]]:
         raise UsageError(
