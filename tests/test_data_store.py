@@ -140,6 +140,22 @@ def test_another_source_is_refused(stopped: tuple[Path, Path]) -> None:
         run_import(src.with_name("other"), dest, size=8)
 
 
+def test_a_destination_in_its_source_is_refused(tmp_path: Path) -> None:
+    src = r2gen(tmp_path / "src", [item(1)])
+    with pytest.raises(UsageError, match="name a folder outside"):
+        run_import(src, src / "d")
+    assert sorted(path.name for path in src.iterdir()) == ["annotation.json", "images"]
+
+
+def test_a_kill_before_the_first_film_binds_nobody(tmp_path: Path) -> None:
+    src = r2gen(tmp_path / "src", [item(1)])
+    folder = tmp_path / ".d.importing"
+    folder.mkdir()
+    (folder / "import.json").write_text('{"source": "another"}')
+    run_import(src, tmp_path / "d")
+    check_whole(tmp_path / "d", 2)
+
+
 def test_settings_that_were_lost_begin_anew(stopped: tuple[Path, Path]) -> None:
     src, dest = stopped
     dest.with_name(".d.importing").joinpath("import.json").unlink()
@@ -250,19 +266,21 @@ def from_archives(archives: Sequence[Path], dest: Path, gone: str = "") -> tuple
         entries.add(archive.name, [Member(archive, name) for name in names], file_names=files, **fields)
     card = {"name": "packed", "source": "a test", "licence": "none"}
     options: dict[str, Any] = {"given": None, "skip_bad": True, "workers": 2, "progress": False, "notes": []}
-    return copy_studies(dest, dest.parent, entries, card, EdemaLabeler(), form=Format(), **options), entries
+    return copy_studies(dest, archives[0].parent, entries, card, EdemaLabeler(), form=Format(), **options), entries
 
 
 @pytest.fixture
 def archives(tmp_path: Path) -> list[Path]:
+    src = tmp_path / "packed"
+    src.mkdir()
     for name in ("a.png", "sub/b.png", "unwanted.png"):
         film(tmp_path / "films" / name)
-    with tarfile.open(tmp_path / "one.tar.gz", "w:gz") as tar:
+    with tarfile.open(src / "one.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "films", arcname=".")
-    with zipfile.ZipFile(tmp_path / "two.zip", "w") as packed:
+    with zipfile.ZipFile(src / "two.zip", "w") as packed:
         for name in ("a.png", "sub/b.png", "unwanted.png"):
             packed.write(tmp_path / "films" / name, name)
-    return [tmp_path / "one.tar.gz", tmp_path / "two.zip"]
+    return [src / "one.tar.gz", src / "two.zip"]
 
 
 def test_films_of_archives(tmp_path: Path, archives: list[Path]) -> None:
@@ -274,6 +292,17 @@ def test_films_of_archives(tmp_path: Path, archives: list[Path]) -> None:
     ]  # fmt: skip
     for study in folder.studies:
         assert folder.film_path(study, 1).read_bytes() == (tmp_path / "films/sub/b.png").read_bytes()
+
+
+def test_a_broken_archive_keeps_the_films_of_another(
+    tmp_path: Path, archives: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", lambda _: (_ for _ in ()).throw(zipfile.BadZipFile("cut short")))
+    with pytest.raises(DataError, match=r"two\.zip: cannot be read as an archive: cut short; 2 stored films are kept"):
+        from_archives(archives, tmp_path / "d")
+    monkeypatch.undo()
+    from_archives(archives, tmp_path / "d")
+    check_whole(tmp_path / "d", 4)
 
 
 def test_a_member_that_is_gone(tmp_path: Path, archives: list[Path]) -> None:

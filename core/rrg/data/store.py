@@ -205,11 +205,13 @@ def open_store(dest: Path, src: Path, collection: str, form: Format, films: Sequ
 
     On an error it stays for the next run, unless no film was ever stored in it; the error says so.
 
-    Raises: UsageError where `dest` holds something, where another process imports into it, or where the folder holds
-    another import; RRGError where the disk refuses (full, not writable).
+    Raises: UsageError where `dest` holds something or lies in `src`, where another process imports into it, or where
+    the folder holds another import; RRGError where the disk refuses (full, not writable).
     """
     dest = Path(dest).absolute()
     folder = dest.with_name(f".{dest.name}.importing")
+    if Path(os.path.realpath(dest)).is_relative_to(os.path.realpath(src)):
+        raise UsageError(f"{dest}: lies in {src}, whose films would then be those of both; name a folder outside")
     try:
         refuse_occupied(dest)
         folder.mkdir(parents=True, exist_ok=True)
