@@ -1,4 +1,6 @@
-"""The cases of `rrg bench`: the gated fusion, the selective scan, the models that stand on them, language metrics."""
+"""The cases of `rrg bench`: the gated fusion, the selective scan, the models that stand on them, language metrics,
+imports.
+"""
 
 import json
 import os
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from importing import importing
 from runner import Case, Measurement, kept_bytes
 from torch import Tensor
 from torch.nn import functional as F
@@ -335,6 +338,7 @@ CASES = {
         Case("retrieval", retrieval.__doc__ or "", ("test_nearest.py", "test_retrieval.py"), retrieval),
         Case("training-step", training_step.__doc__ or "", ("test_gated_fusion.py", "test_lead.py"), training_step),
         Case("language", language.__doc__ or "", ("test_evaluate_language.py",), language),
+        Case("import", importing.__doc__ or "", ("test_data_store.py",), importing),
         Case("decoding", decoding.__doc__ or "", ("test_gated_fusion.py", "test_lead.py"), decoding),
     )
 }

@@ -1,7 +1,10 @@
 """Small sources of IU X-Ray in its several forms, for the tests of the importer."""
 
 import csv
+import hashlib
 import json
+import os
+import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 from PIL import Image
 
 from rrg.data.importing import Import, import_collection
-from rrg.data.study import SPLITS
+from rrg.data.study import SPLITS, StudyFolder
 from rrg.errors import DataError
 from rrg.observations import OBSERVATIONS
 
@@ -123,3 +126,27 @@ def refused(src: Path, dest: Path) -> list[str]:
     assert not dest.exists()
     assert not list(dest.parent.glob(".*.partial"))
     return caught.value.problems
+
+
+def import_command(src: Path, dest: Path, *options: str, before: str = "") -> list[str]:
+    """`rrg data import` as a process of its own, which begins with the code `before`."""
+    code = f"{before}from rrg.cli import main; raise SystemExit(main())"
+    return [sys.executable, "-c", code, "data", "import", "iu-xray", str(src), str(dest), *options]
+
+
+def manifest(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "films.jsonl").read_text().splitlines()]
+
+
+def check_whole(dest: Path, films: int) -> None:
+    """All films are there once, each with the bytes of its line in the manifest, and nothing else is."""
+    lines = manifest(dest)
+    names = [name for study in StudyFolder.open(dest).studies for name in study.file_names]
+    assert [line["name"] for line in lines] == names
+    assert len(set(names)) == films
+    for line in lines:
+        content = (dest / line["name"]).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (line["bytes"], line["sha256"])
+    found = {os.path.relpath(os.path.join(root, name), dest) for root, _, each in os.walk(dest) for name in each}
+    assert found == {*names, "films.jsonl", "metadata.jsonl", "dataset.json"}
+    assert not list(dest.parent.glob(f".{dest.name}.*"))

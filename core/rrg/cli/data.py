@@ -27,15 +27,40 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     collection = kinds.add_parser(
         "import",
         help="import a collection of studies",
-        description="Import a collection: verify every film, copy it unchanged, label the findings. iu-xray takes "
-        "R2Gen's folder (annotation.json and images/), NLM's XML reports and films, and Kaggle's CSV files, unpacked "
-        "or as archives; chexpert-plus the folder with df_chexpert_plus_*.csv; mimic-cxr a folder with the films, "
-        "reports and tables of PhysioNet. Which form SRC is, is said.",
-        epilog="example: rrg data import iu-xray ~/iu_xray data/iu-xray --skip-bad",
+        description="Import a collection: decode every film once, label the findings. iu-xray takes R2Gen's folder "
+        "(annotation.json and images/), NLM's XML reports and films, and Kaggle's CSV files, unpacked or as archives; "
+        "chexpert-plus the folder with df_chexpert_plus_*.csv; mimic-cxr a folder with the films, reports and tables "
+        "of PhysioNet. Which form SRC is, is said. An import that was stopped goes on from there when the command is "
+        "given again: until DEST is whole, its films lie beside it in .NAME.importing.",
+        epilog="example: rrg data import iu-xray ~/iu_xray data/iu-xray",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+
+    collection = kinds.add_parser(
+        "import",
+        help="import a collection of studies",
+        description="Import a collection: decode every film once, label the findings. iu-xray takes R2Gen's folder "
+        "(annotation.json and images/), NLM's XML reports and films, and Kaggle's CSV files, unpacked or as archives; "
+        "chexpert-plus the folder with df_chexpert_plus_*.csv; mimic-cxr a folder with the films, reports and tables of "
+        "PhysioNet. Which form SRC is, is said. An import that was stopped goes on from there when the command is given "
+        "again: until DEST is whole, its films lie beside it in .NAME.importing.",
+        epilog="example: rrg data import iu-xray ~/iu_xray data/iu-xray --size 512 --fit pad --skip-bad",
     )
     collection.add_argument("collection", choices=["chexpert-plus", "iu-xray", "mimic-cxr"], help="the collection")
     collection.add_argument("src", metavar="SRC", type=Path, help="folder to import")
     collection.add_argument("dest", metavar="DEST", type=Path, help="data folder to make; must not exist yet")
+    collection.add_argument(
+        "--size",
+        type=_positive,
+        metavar="N",
+        help="store films as JPEG of N x N pixels (default: JPEG and PNG unchanged, DICOM decoded at full size)",
+    )
+    collection.add_argument(
+        "--fit",
+        choices=["squash", "pad"],
+        default="squash",
+        help="how films become square: squash (default; as published work does), or pad with black, aspect ratio kept",
+    )
     collection.add_argument("--skip-bad", action="store_true", help="leave out studies with problems, and count them")
     collection.add_argument(
         "--labeler",
@@ -110,6 +135,8 @@ def _import(args: argparse.Namespace) -> tuple["StudyFolder", dict[str, Any], li
         skip_bad=args.skip_bad,
         seed=args.seed,
         workers=args.workers,
+        size=args.size,
+        fit=args.fit,
     )
     return done.folder, {"form": done.form, "split": done.split, "notes": "; ".join(done.notes)}, done.problems
 

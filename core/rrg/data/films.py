@@ -138,6 +138,7 @@ def _open(path: Path | str, content: bytes) -> Iterator[JpegImageFile | PngImage
 
 
 def film_bytes(path: Path) -> bytes:
+    """The bytes of a film's file. Raises DataError for one that is missing, cannot be read, or is absurdly large."""
     try:
         if not path.is_file():
             raise DataError(

@@ -1,4 +1,4 @@
-"""What every importer shares: entries of a source, their problems, and the copy into a new data folder.
+"""What every importer shares: entries of a source, their problems, and the new data folder that they become.
 
 A collection is a module with `read(src, seed, given) -> Reading`; `import_collection` does the rest.
 """
@@ -6,9 +6,8 @@ A collection is a module with `read(src, seed, given) -> Reading`; `import_colle
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from rrg.data.archives import Member
-from rrg.data.films import verify_film
+from rrg.data.parallel import cores
+from rrg.data.store import Fit, Format, Wanted, open_store
 from rrg.data.study import Study, StudyFolder, describe
-from rrg.data.write import new_folder, write_metadata
+from rrg.data.write import write_metadata
 from rrg.errors import DataError, UsageError
 from rrg.labels import Labeler, get_labeler
 from rrg.observations import OBSERVATIONS
@@ -31,6 +31,7 @@ COLLECTIONS = {
     "mimic-cxr": "rrg.data.mimic_cxr",
 }
 GIVEN = "given"
+MEND = "Mend the source, or leave these studies out by --skip-bad"
 Film = Path | Member
 """Where a film of a source lies: a file, or a member of an archive."""
 
@@ -103,6 +104,13 @@ class Entries:
         self._ids[study.id] = entry
         self.sound.append(entry)
 
+    def take(self) -> list[Entry]:
+        """The sound entries, which are then held here no longer."""
+        taken, self.sound = self.sound, []
+        self._ids.clear()
+        self._films.clear()
+        return taken
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -142,16 +150,21 @@ def import_collection(
     seed: int = 0,
     workers: int | None = None,
     progress: bool = True,
+    size: int | None = None,
+    fit: Fit = "squash",
 ) -> Import:
     """Import `src`, a copy of one of `COLLECTIONS` in any form that its reader knows, into the new data folder `dest`.
 
     labeler: `given` takes the labels that the source ships (`given:NAME` one of several), and a labeler of ours for
-    studies without; the name of a labeler has it label all. seed: draws a split where the source has none.
+    studies without; the name of a labeler has it label all. seed: draws a split where the source has none. size, fit:
+    how films are stored, see `Format`.
+
+    An import that was stopped goes on where it stopped when it is called again.
 
     Raises: UsageError where `src` is missing or `dest` holds something; DataError where the form is unknown, and,
     unless `skip_bad`, with every problem of the source's entries.
     """
-    src, dest = Path(src), Path(dest)
+    src, dest, form = Path(src), Path(dest), Format(size, fit)
     given: str | None = None
     if isinstance(labeler, str):
         name, _, which = labeler.partition(":")
@@ -164,17 +177,21 @@ def import_collection(
     except OSError as error:
         raise DataError(f"{src}: cannot be read: {error}") from error
     card = {"labels_from": "findings", **reading.card, "split": reading.split}
+    notes = list(reading.notes)
     folder = copy_studies(
         dest,
+        src,
         reading.entries,
         card,
         labeler,
+        form=form,
         given=reading.labels,
         skip_bad=skip_bad,
         workers=workers,
         progress=progress,
+        notes=notes,
     )
-    return Import(folder, reading.form, reading.split, reading.entries.problems, reading.notes)
+    return Import(folder, reading.form, reading.split, reading.entries.problems, notes)
 
 
 def find_film(root: Path, name: str) -> Path:
@@ -193,50 +210,54 @@ def find_film(root: Path, name: str) -> Path:
 
 def copy_studies(
     dest: Path,
+    src: Path,
     entries: Entries,
     card: Mapping[str, Any],
     labeler: Labeler,
     *,
-    given: str | None = None,
-    skip_bad: bool = False,
-    workers: int | None = None,
-    progress: bool = True,
+    form: Format,
+    given: str | None,
+    skip_bad: bool,
+    workers: int | None,
+    progress: bool,
+    notes: list[str],
 ) -> StudyFolder:
-    """Verify every film by decoding it, copy the bytes unchanged, label the findings and write the data folder.
+    """Store every film as `form` says, label the findings and write the data folder, from where a run before ended.
 
-    given: where the labels of labelled entries come from.
+    given: where the labels of labelled entries come from. notes: gets what else to say.
 
-    Problems, those of `entries` and those found here, end in a DataError that lists them all and no folder; with
-    `skip_bad` their studies are left out and the card's "skipped" counts them by kind.
+    Problems end in a DataError that lists them: those of `entries` before any film is opened, those of films when all
+    others are stored. With `skip_bad` their studies are left out and the card's "skipped" counts them by kind.
     """
     problems = entries.problems
-    with new_folder(Path(dest)) as folder:
-        sound = []
-        pool = ThreadPoolExecutor(workers or os.cpu_count())
-        try:
-            tasks = [pool.submit(_copy_films, folder, entry) for entry in entries.sound]
-            for entry, task in zip(
-                tqdm(entries.sound, "films", unit="study", disable=None if progress else True), tasks, strict=True
-            ):
-                found = task.result()
-                problems += found
-                if not found:
-                    sound.append(entry)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    sound = _renamed(entries, form)
+    if problems and not skip_bad:
+        raise DataError(f"{summary(problems)}; nothing was written. {MEND}", [str(problem) for problem in problems])
+    if not sound:
+        raise DataError("no sound study to import; nothing was written", [str(problem) for problem in problems])
+    films = [
+        Wanted(name, source, number)
+        for number, entry in enumerate(sound)
+        for name, source in zip(entry.study.file_names, entry.sources, strict=True)
+    ]
+    with open_store(dest, src, card["name"], form, films) as store:
+        if store.done:
+            notes.append(f"{len(store.done):,} of {len(films):,} films were stored by an earlier run")
+        broken = store.fill(workers or cores(), progress)
+        problems += [Problem(sound[film.entry].where, "broken film", reason) for film, reason in broken]
         if problems and not skip_bad:
-            raise DataError(
-                f"{summary(problems)}; nothing was written. Mend the source, or leave these studies out by --skip-bad",
-                [str(problem) for problem in problems],
-            )
+            raise DataError(f"{summary(problems)}. {MEND}", [str(problem) for problem in problems])
+        bad = {film.entry for film, _ in broken}
+        sound = [entry for number, entry in enumerate(sound) if number not in bad]
         if not sound:
-            raise DataError("no sound study to import; nothing was written", [str(problem) for problem in problems])
-        by_us = [entry.study for entry in sound if not entry.labelled]
-        labelled = {study.id: study for study in _label(by_us, labeler, progress)}
-        studies = [labelled.get(entry.study.id, entry.study) for entry in sound]
-        names = [given] * (len(by_us) < len(sound)) + [labeler.name] * bool(by_us)
+            raise DataError("no sound study to import", [str(problem) for problem in problems])
+        store.finish([name for entry in sound for name in entry.study.file_names])
+        by_us = sum(not entry.labelled for entry in sound)
+        names = [given] * (by_us < len(sound)) + [labeler.name] * bool(by_us)
         skipped = {"skipped": dict(Counter(problem.kind for problem in problems))} if problems else {}
-        write_metadata(folder, studies, {**card, "labels": ", else ".join(map(str, names)), **skipped})
+        card = {**card, "labels": ", else ".join(map(str, names)), "films": form.card(films), **skipped}
+        write_metadata(store.folder, _labelled(sound, labeler, by_us, progress), card)
+    del films, sound, store  # before the new folder's studies are read: both would not fit a small machine
     return StudyFolder.open(dest)
 
 
@@ -247,30 +268,37 @@ def summary(problems: Sequence[Problem]) -> str:
     return f"{len(problems)} {noun} ({', '.join(f'{number} {kind}' for kind, number in kinds)})"
 
 
-def _copy_films(folder: Path, entry: Entry) -> list[Problem]:
-    """Copy a study's films, all or none of them."""
-    contents, problems = [], []
-    for source in entry.sources:
-        try:
-            contents.append(verify_film(source))  # type: ignore[arg-type]
-        except DataError as error:
-            problems.append(Problem(entry.where, "broken film", error.message))
-    if not problems:
-        for name, content in zip(entry.study.file_names, contents, strict=True):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
-    return problems
+def _renamed(entries: Entries, form: Format) -> list[Entry]:
+    """The sound entries, by the names that their films get. Where two would get the same, the first study stays."""
+    kept: list[Entry] = []
+    taken: dict[str, Film] = {}
+    left = entries.take()[::-1]
+    while left:  # an entry goes when its copy is made
+        entry = left.pop()
+        names = [form.name(name) for name in entry.study.file_names]
+        given = dict(zip(names, entry.sources, strict=True))
+        if again := [name for i, name in enumerate(names) if name in taken or name in names[:i]]:
+            other = taken.get(again[0], entry.sources[names.index(again[0])])
+            text = f"a film would be stored as {again[0]}, as {other} is"
+            entries.reject(entry.where, "two films of one name", text)
+            continue
+        taken |= given
+        kept.append(replace(entry, study=entry.study.model_copy(update={"file_names": names})))
+    return kept
 
 
-def _label(studies: list[Study], labeler: Labeler, progress: bool) -> list[Study]:
-    """The studies with the labels that the labeler reads from their findings."""
-    labeled = []
-    with tqdm(total=len(studies), desc="labels", unit="study", disable=None if progress else True) as bar:
-        for batch in (studies[start : start + 256] for start in range(0, len(studies), 256)):
-            values = labeler([study.findings for study in batch])
-            for study, row in zip(batch, values, strict=True):
-                known = [None if math.isnan(value) else value for value in row.tolist()]
-                labels = dict(zip(OBSERVATIONS, known, strict=True))
-                labeled.append(Study.model_validate({**study.model_dump(), "labels": labels}))
-            bar.update(len(batch))
-    return labeled
+def _labelled(entries: Sequence[Entry], labeler: Labeler, by_us: int, progress: bool) -> Iterator[Study]:
+    """The studies; those without labels of their source's with what the labeler reads from their findings."""
+    with tqdm(total=by_us, desc="labels", unit="study", leave=False, disable=None if progress else True) as bar:
+        for start in range(0, len(entries), 256):
+            batch = entries[start : start + 256]
+            reports = [entry.study.findings for entry in batch if not entry.labelled]
+            rows = iter(labeler(reports).tolist() if reports else ())
+            for entry in batch:
+                if entry.labelled:
+                    yield entry.study
+                else:
+                    known = [None if math.isnan(value) else value for value in next(rows)]
+                    labels = dict(zip(OBSERVATIONS, known, strict=True))
+                    yield entry.study.model_copy(update={"labels": labels})
+            bar.update(len(reports))

@@ -148,13 +148,12 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[int, Study], list[str]
 
 def count(studies: Iterable[Study]) -> dict[str, int]:
     """Studies per split, films and patients, as the card keeps them."""
-    studies = list(studies)
-    splits = Counter(study.split for study in studies)
-    return {
-        **{split: splits[split] for split in SPLITS},
-        "films": sum(len(study.file_names) for study in studies),
-        "patients": len({study.patient for study in studies}),
-    }
+    splits, films, patients = Counter[str](), 0, set()
+    for study in studies:
+        splits[study.split] += 1
+        films += len(study.file_names)
+        patients.add(study.patient)
+    return {**{split: splits[split] for split in SPLITS}, "films": films, "patients": len(patients)}
 
 
 def describe(error: ValidationError) -> str:

@@ -4,10 +4,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rrg.data.study import CARD, METADATA, Study, count
 from rrg.errors import RRGError, UsageError
@@ -26,8 +26,7 @@ def new_folder(dest: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         dest = Path(dest).absolute()
-        if os.path.lexists(dest) and (dest.is_symlink() or not dest.is_dir() or any(dest.iterdir())):
-            raise UsageError(f"{dest}: already exists and is no empty folder; name a new one, or remove this first")
+        refuse_occupied(dest)
         dest.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", suffix=".partial", dir=dest.parent))
         _open_to_others(temporary)
@@ -40,15 +39,27 @@ def new_folder(dest: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_metadata(folder: Path, studies: Sequence[Study], card: Mapping[str, Any]) -> None:
-    """Write `metadata.jsonl` and `dataset.json` into `folder`, adding the counts to the card.
+def refuse_occupied(dest: Path) -> None:
+    """Raise UsageError where `dest` is a file, a link, or a folder that holds something."""
+    if os.path.lexists(dest) and (dest.is_symlink() or not dest.is_dir() or any(dest.iterdir())):
+        raise UsageError(f"{dest}: already exists and is no empty folder; name a new one, or remove this first")
+
+
+def write_metadata(folder: Path, studies: Iterable[Study], card: Mapping[str, Any]) -> None:
+    """Write `metadata.jsonl` and `dataset.json` into `folder`, adding the counts to the card; one study at a time.
 
     `card` needs "name", "labels" ("exact", or the labeler's name), "source" and "licence"; more keys are kept.
     """
     with (folder / METADATA).open("w", encoding="utf-8") as file:
-        file.writelines(study.model_dump_json() + "\n" for study in studies)
-    text = json.dumps({**card, "counts": count(studies)}, indent=2, ensure_ascii=False)
+        counts = count(_written(studies, file))
+    text = json.dumps({**card, "counts": counts}, indent=2, ensure_ascii=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def _written(studies: Iterable[Study], file: TextIO) -> Iterator[Study]:
+    for study in studies:
+        file.write(study.model_dump_json() + "\n")
+        yield study
 
 
 def _open_to_others(folder: Path) -> None:
