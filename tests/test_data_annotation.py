@@ -100,7 +100,7 @@ BAD_FILMS = {
     "missing": (remove_film, "is missing"),
     "cut png": (cut_film, "cannot be decoded"),
     "cut jpeg": (cut_jpeg, "cannot be decoded"),
-    "text": (text_film, "neither a JPEG nor a PNG"),
+    "text": (text_film, "none of JPEG, PNG and DICOM"),
     "link outside": (link_film_outside, "leads out of"),
     "bomb": (bomb_film, "above the limit"),
 }

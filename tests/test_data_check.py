@@ -189,7 +189,7 @@ def into_a_folder(path: Path) -> None:
         (into_a_folder, "a folder, not a film"),
         (huge, "100000×100000 pixels, above the limit"),
         (lambda film: film.write_bytes(film.read_bytes()[:1000]), "cannot be decoded"),
-        (lambda film: film.write_bytes(b"<svg/>"), "neither a JPEG nor a PNG"),
+        (lambda film: film.write_bytes(b"<svg/>"), "none of JPEG, PNG and DICOM"),
     ],
 )
 def test_unreadable_films(spoiled: Callable[..., Path], spoil: Callable[[Path], Any], said: str) -> None:

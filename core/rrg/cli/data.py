@@ -32,18 +32,6 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "chexpert-plus the folder with df_chexpert_plus_*.csv; mimic-cxr a folder with the films, reports and tables "
         "of PhysioNet. Which form SRC is, is said. An import that was stopped goes on from there when the command is "
         "given again: until DEST is whole, its films lie beside it in .NAME.importing.",
-        epilog="example: rrg data import iu-xray ~/iu_xray data/iu-xray",
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-
-    collection = kinds.add_parser(
-        "import",
-        help="import a collection of studies",
-        description="Import a collection: decode every film once, label the findings. iu-xray takes R2Gen's folder "
-        "(annotation.json and images/), NLM's XML reports and films, and Kaggle's CSV files, unpacked or as archives; "
-        "chexpert-plus the folder with df_chexpert_plus_*.csv; mimic-cxr a folder with the films, reports and tables of "
-        "PhysioNet. Which form SRC is, is said. An import that was stopped goes on from there when the command is given "
-        "again: until DEST is whole, its films lie beside it in .NAME.importing.",
         epilog="example: rrg data import iu-xray ~/iu_xray data/iu-xray --size 512 --fit pad --skip-bad",
     )
     collection.add_argument("collection", choices=["chexpert-plus", "iu-xray", "mimic-cxr"], help="the collection")
