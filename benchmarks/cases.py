@@ -1,4 +1,6 @@
-"""The cases of `rrg bench`: the gated fusion, the selective scan, the models that stand on them, language metrics."""
+"""The cases of `rrg bench`: the gated fusion, the selective scan, the models that stand on them, language metrics,
+films.
+"""
 
 import json
 import os
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from films import films
 from runner import Case, Measurement, kept_bytes
 from torch import Tensor
 from torch.nn import functional as F
@@ -335,6 +338,7 @@ CASES = {
         Case("retrieval", retrieval.__doc__ or "", ("test_nearest.py", "test_retrieval.py"), retrieval),
         Case("training-step", training_step.__doc__ or "", ("test_gated_fusion.py", "test_lead.py"), training_step),
         Case("language", language.__doc__ or "", ("test_evaluate_language.py",), language),
+        Case("films", films.__doc__ or "", ("test_batch.py", "test_stream.py", "test_data_films.py"), films),
         Case("decoding", decoding.__doc__ or "", ("test_gated_fusion.py", "test_lead.py"), decoding),
     )
 }

@@ -23,13 +23,19 @@ from rrg.training import commit
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+# What some rows have besides: its title and how it is shown.
+FURTHER: dict[str, tuple[str, Callable[[float], str]]] = {
+    "kept bytes": ("kept for backward", lambda value: f"{value / 2**20:.1f} MiB"),
+    "per second": ("per second", lambda value: f"{value:,.0f}"),
+}
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One block: what is measured, at which size, and the ways to do it. floor, reference: names of rows.
 
-    kept: bytes that each row keeps for its backward pass, where it has one.
+    kept: bytes that each row keeps for its backward pass, where it has one. count: the things each row handles, of
+    which a rate is wanted.
     """
 
     what: str
@@ -37,6 +43,7 @@ class Measurement:
     floor: str
     reference: str
     kept: dict[str, int] = field(default_factory=dict)
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ def measured(block: Measurement, device: str, seconds: float) -> dict[str, Any]:
             "over the floor": best[name] / best[block.floor],
             "times the reference": best[block.reference] / best[name],
             **({"kept bytes": block.kept[name]} if name in block.kept else {}),
+            **({"per second": block.count / best[name]} if block.count else {}),
         }
         for name, found in times.items()
     }
@@ -142,16 +150,18 @@ def table(result: dict[str, Any]) -> str:
     found = result["machine"]
     head = ", ".join(f"{key} {value}" for key, value in found.items() if value is not None)
     lines = [f"{' '.join(result['help'].split())} ({head})", ""]
-    kept = any("kept bytes" in row for block in result["blocks"] for row in block["rows"].values())
-    lines.append(f"| | row | ms | over the floor | times the reference |{' kept for backward |' if kept else ''}")
-    lines.append(f"|---|---|---|---|---|{'---|' if kept else ''}")
+    held = {key for block in result["blocks"] for row in block["rows"].values() for key in row}
+    further = {key: shown for key, shown in FURTHER.items() if key in held}
+    lines.append(
+        "| | row | ms | over the floor | times the reference |" + "".join(f" {t} |" for t, _ in further.values())
+    )
+    lines.append("|---" * (5 + len(further)) + "|")
     for block in result["blocks"]:
         for name, row in block["rows"].items():
             marks = [mark for mark in ("floor", "reference") if block[mark] == name]
             title = f"{name} ({', '.join(marks)})" if marks else name
             cells = [block["what"], title, f"{row['seconds'] * 1e3:.3g}", f"{row['over the floor']:.2f}"]
             cells.append(f"{row['times the reference']:.2f}")
-            if kept:
-                cells.append(f"{row['kept bytes'] / 2**20:.1f} MiB" if "kept bytes" in row else "")
+            cells += [show(row[key]) if key in row else "" for key, (_, show) in further.items()]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
