@@ -5,6 +5,7 @@ the passes would draw other random numbers than they do without workers.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from rrg.errors import DataError, RRGError, UsageError
 
 # Forked, a worker has the studies and the tokenizer at once; macOS and Windows cannot fork safely, and pickle them.
 CONTEXT = "fork" if sys.platform == "linux" else None
+_forking = False
 
 
 def workers_for(device: torch.device, given: int | None = None) -> int:
@@ -58,7 +60,7 @@ def batches(
         multiprocessing_context=CONTEXT if count else None,
         pin_memory=device.type == "cuda",
     )
-    with plain_errors():
+    with workers_quiet():
         yield from tqdm(loader, desc=what, unit="batch", leave=False, disable=None)
 
 
@@ -73,11 +75,13 @@ def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """What fails in a worker as one error, as it reads without workers.
+def workers_quiet() -> Iterator[None]:
+    """What fails in a worker is one error, as it reads without workers; Ctrl-C ends them through this process alone.
 
     torch hands over an exception as the text of its traceback, at whose end the message stands.
     """
+    global _forking
+    before, _forking = _forking, True
     try:
         yield
     except DataError as error:
@@ -91,3 +95,13 @@ def plain_errors() -> Iterator[None]:
             f"a process that decodes films has ended: {str(error).partition('. ')[0]}; where memory or /dev/shm is "
             "short, give fewer --workers, or --workers 0"
         ) from error
+    finally:
+        _forking = before
+
+
+def _in_child() -> None:
+    if _forking:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+os.register_at_fork(after_in_child=_in_child)

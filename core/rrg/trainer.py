@@ -21,7 +21,7 @@ from rrg.contexts import Texts
 from rrg.errors import RRGError
 from rrg.model import RRGModel
 from rrg.sampling import LengthGrouped
-from rrg.stream import plain_errors, to_device
+from rrg.stream import to_device, workers_quiet
 from rrg.weights import load_weights, save_weights
 
 
@@ -50,7 +50,7 @@ class StageTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Raises DataError for a film that cannot be read, in a worker too."""
-        with plain_errors():
+        with workers_quiet():
             return super().train(*args, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
