@@ -1,5 +1,6 @@
 """From studies to batches: films decoded, prompts filled in, reports as labels."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,8 +50,8 @@ class Studies(Dataset):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> Item:
-        """Raises DataError for a film that cannot be read; in a worker, one that `rrg.stream` keeps plain."""
-        study = Study.model_validate_json(self._json[self._ends[index] : self._ends[index + 1]])
+        """Raises DataError for a film that cannot be read."""
+        study = Study.model_construct(**json.loads(self._json[self._ends[index] : self._ends[index + 1]]))
         films = [read_pixels(self.path / name, self.image.size) for name in study.file_names[: self.image.views]]
         return Item(study, stack(films))
 

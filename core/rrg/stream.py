@@ -70,7 +70,7 @@ def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
     pixels = moved["pixel_values"]
     if pixels.dtype == torch.uint8:
         # A tensor on the device: by a number a GPU multiplies with its rounded inverse instead.
-        moved["pixel_values"] = pixels / torch.full((), 255.0, device=device)
+        moved["pixel_values"] = pixels / torch.full((), 255.0, dtype=torch.float32, device=device)
     return moved
 
 
