@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 
 from rrg.batch import Collator, Item, Prompt, Studies, collate
 from rrg.data.films import read_film
@@ -62,6 +63,19 @@ def test_films_reach_the_model_bit_by_bit_as_read_film_gives_them(folder: StudyF
         for view in range(len(study.file_names)):
             film = read_film(folder.film_path(study, view), reporter.recipe.image.size)
             assert torch.equal(pixels[row, view, 0], torch.from_numpy(film))
+
+
+@pytest.mark.parametrize("side", [32, 61])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_stored_jpeg_is_what_pillow_gives(tmp_path: Path, side: int, mode: str) -> None:
+    """At the training size, where nothing is left to do but decode, and squashed."""
+    colours = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(colours).convert(mode).save(tmp_path / "film.jpg", quality=95)
+    with Image.open(tmp_path / "film.jpg") as image:
+        image.draft("L", (64, 64))  # to grey by the decoder
+        gray = image.convert("L").resize((32, 32), Image.Resampling.BILINEAR)
+    expected = np.asarray(gray, dtype=np.float32) / np.float32(255)
+    assert np.array_equal(read_film(tmp_path / "film.jpg", 32), expected)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
