@@ -2,12 +2,12 @@
 
 import io
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from rrg.observations import OBSERVATIONS
 from rrg.stream import batches, to_device
 
 Call = Callable[[], object]
+Way = Callable[[], Iterator[Tensor]]
 SIZE, BATCH = 224, 16
 
 
@@ -37,35 +38,40 @@ def films(device: str, quick: bool) -> Iterator[Measurement]:
     for side in (SIZE,) if quick else (512, SIZE):
         with tempfile.TemporaryDirectory() as temporary:
             folder = _folder(Path(temporary) / "data", side, count, drawn)
-            rows = _rows(folder, device, Path(temporary) / "cache")
-            for row in list(rows)[2:]:
-                _check(rows[row](), rows["Pillow"](), row)
+            ways = _ways(folder, device, Path(temporary) / "cache")
+            for name, way in ways.items():
+                same = all(map(torch.equal, way(), ways["Pillow"]()))
+                assert same, f"{name} gives other films than Pillow"
+            rows: dict[str, Call] = {name: lambda way=way: deque(way(), maxlen=0) for name, way in ways.items()}
+            rows["decoding alone"] = lambda folder=folder: [_decode(folder.film_path(s)) for s in folder.studies]
             yield Measurement(f"{side} px, {count} films", rows, "decoding alone", "Pillow", count=count)
 
 
-def _rows(folder: StudyFolder, device: str, cache: Path) -> dict[str, Call]:
+def _ways(folder: StudyFolder, device: str, cache: Path) -> dict[str, Way]:
+    """Each gives the batches (batch height width) on the device, in order."""
     where = torch.device(device)
     paths = [folder.film_path(study) for study in folder.studies]
     studies = Studies(folder, folder.studies, compose("lead", settings={"image.size": SIZE}))
 
-    def pillow() -> list[Tensor]:
-        return [
+    def pillow() -> Iterator[Tensor]:
+        return (
             torch.from_numpy(np.stack([_squashed(Image.open(path)) for path in paths[start : start + BATCH]])).to(where)
             for start in range(0, len(paths), BATCH)
-        ]
+        )
 
-    def ours(workers: int) -> list[Tensor]:
+    def ours(workers: int) -> Iterator[Tensor]:
         found = batches(studies, BATCH, collate, "films", device=where, workers=workers)
-        return [to_device(batch, where)["pixel_values"][:, 0, 0] for batch in found]
+        return (to_device(batch, where)["pixel_values"][:, 0, 0] for batch in found)
 
-    rows: dict[str, Call] = {
-        "decoding alone": lambda: [Image.open(path).load() for path in paths],
-        "Pillow": pillow,
-        **{f"rrg, {_workers(n)}": lambda n=n: ours(n) for n in (0, 1, 2)},
-    }
+    ways: dict[str, Way] = {"Pillow": pillow, **{f"rrg, {_workers(n)}": lambda n=n: ours(n) for n in (0, 1, 2)}}
     if find_spec("datasets"):
-        rows |= {f"datasets, {_workers(n)}": _datasets(folder, where, cache, n) for n in (0, 2)}
-    return rows
+        ways |= {f"datasets, {_workers(n)}": _datasets(folder, where, cache, n) for n in (0, 2)}
+    return ways
+
+
+def _decode(path: Path) -> None:
+    with Image.open(path) as image:
+        image.load()
 
 
 def _workers(count: int) -> str:
@@ -78,7 +84,7 @@ def _squashed(image: Image.Image) -> np.ndarray:
     return np.asarray(gray, np.float32) / np.float32(255)
 
 
-def _datasets(folder: StudyFolder, where: torch.device, cache: Path, workers: int) -> Call:
+def _datasets(folder: StudyFolder, where: torch.device, cache: Path, workers: int) -> Way:
     """The folder by Hugging Face's imagefolder, its films squashed by the same two lines of Pillow."""
     import datasets
 
@@ -86,11 +92,7 @@ def _datasets(folder: StudyFolder, where: torch.device, cache: Path, workers: in
     opened = datasets.load_dataset("imagefolder", data_dir=str(folder.path), cache_dir=str(cache))["train"]
     opened.set_transform(lambda rows: {"film": [torch.from_numpy(_squashed(images[0])) for images in rows["images"]]})
     loader = DataLoader(opened, batch_size=BATCH, num_workers=workers)
-    return lambda: [batch["film"].to(where) for batch in loader]
-
-
-def _check(found: Any, expected: Any, row: str) -> None:
-    assert torch.equal(torch.cat(found), torch.cat(expected)), f"{row} gives other films than Pillow"
+    return lambda: (batch["film"].to(where) for batch in loader)
 
 
 def _folder(path: Path, side: int, count: int, drawn: int) -> StudyFolder:
