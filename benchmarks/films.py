@@ -40,7 +40,7 @@ def films(device: str, quick: bool) -> Iterator[Measurement]:
             folder = _folder(Path(temporary) / "data", side, count, drawn)
             ways = _ways(folder, device, Path(temporary) / "cache")
             for name, way in ways.items():
-                same = all(map(torch.equal, way(), ways["Pillow"]()))
+                same = all(torch.equal(a, b) for a, b in zip(way(), ways["Pillow"](), strict=True))
                 assert same, f"{name} gives other films than Pillow"
             rows: dict[str, Call] = {name: lambda way=way: deque(way(), maxlen=0) for name, way in ways.items()}
             rows["decoding alone"] = lambda folder=folder: [_decode(folder.film_path(s)) for s in folder.studies]
