@@ -1,5 +1,5 @@
 """The cases of `rrg bench`: the gated fusion, the selective scan, the models that stand on them, language metrics,
-imports.
+films and imports.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from films import films
 from importing import importing
 from runner import Case, Measurement, kept_bytes
 from torch import Tensor
@@ -339,6 +340,7 @@ CASES = {
         Case("training-step", training_step.__doc__ or "", ("test_gated_fusion.py", "test_lead.py"), training_step),
         Case("language", language.__doc__ or "", ("test_evaluate_language.py",), language),
         Case("import", importing.__doc__ or "", ("test_data_store.py",), importing),
+        Case("films", films.__doc__ or "", ("test_batch.py", "test_stream.py", "test_data_films.py"), films),
         Case("decoding", decoding.__doc__ or "", ("test_gated_fusion.py", "test_lead.py"), decoding),
     )
 }

@@ -21,6 +21,7 @@ from rrg.report import write_page
 from rrg.report.cases import Case, cases_of
 from rrg.report.reader import Reader, in_rows
 from rrg.run import load, write_predictions
+from rrg.stream import to_device
 from rrg.training import train
 from test_report import Page
 from tiny_runs import tiny_recipe
@@ -95,9 +96,8 @@ def test_a_report_is_reread_as_training_reads_it(lead_run: Path, folder: StudyFo
     assert case.study
     assert case.prediction.exemplar
     study = case.study.model_copy(update={"findings": case.prediction.report})
-    batch = Collator(reader.prompt, {study.id: case.prediction.exemplar.report})(
-        [Studies(folder, [study], model.recipe)[0]]
-    )
+    collator = Collator(reader.prompt, {study.id: case.prediction.exemplar.report})
+    batch = to_device(collator([Studies(folder, [study], model.recipe)[0]]), torch.device("cpu"))
     count = len(reader.prompt.report(case.prediction.report))
     with torch.inference_mode(), reader._noted() as (gates, _):
         model.host.model(**model._inputs(batch, model.signals(batch)))

@@ -124,7 +124,8 @@ def test_keys_that_are_not_finite_are_refused(
 ) -> None:
     monkeypatch.setattr(type(reporter.model), "keys", lambda self, values: torch.full((2, 3), torch.nan))
     monkeypatch.setattr("rrg.retrieval.Studies", lambda folder, studies, recipe: [])
-    monkeypatch.setattr("rrg.retrieval.DataLoader", lambda *args, **kwargs: [{}])
+    monkeypatch.setattr("rrg.retrieval.batches", lambda *args, **kwargs: [{}])
+    monkeypatch.setattr("rrg.retrieval.to_device", lambda batch, device: batch)
     monkeypatch.setattr(type(reporter.model), "signals", lambda self, batch: {})
     from rrg.retrieval import keys_of
 

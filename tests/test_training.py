@@ -212,9 +212,12 @@ def test_a_recipe_whose_piece_is_not_installed(tmp_path: Path, folder: StudyFold
     _refused(absent, folder, tmp_path / "run", "strange.piece, not installed")
 
 
-@pytest.mark.parametrize("options", [{"workers": -1}, {"save_steps": 0}])
-def test_numbers_that_make_no_sense(tmp_path: Path, folder: StudyFolder, options: dict[str, int]) -> None:
-    _refused(tiny_recipe("lead"), folder, tmp_path / "run", "give 0 or more workers, 1 or more steps", **options)
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"workers": -1}, "workers=-1: give 0 or more workers"), ({"save_steps": 0}, "save_steps=0: give 1 or more")],
+)
+def test_numbers_that_make_no_sense(tmp_path: Path, folder: StudyFolder, options: dict[str, int], says: str) -> None:
+    _refused(tiny_recipe("lead"), folder, tmp_path / "run", says, **options)
 
 
 def test_a_stage_that_trains_nothing(tmp_path: Path, folder: StudyFolder) -> None:

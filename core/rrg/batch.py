@@ -1,5 +1,6 @@
 """From studies to batches: films decoded, prompts filled in, reports as labels."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rrg.data.films import read_film
+from rrg.data.films import read_pixels, unit
 from rrg.data.study import Study, StudyFolder
 from rrg.hosts.qwen3_vl import Qwen3VLHost
 from rrg.hosts.text import TextHost
@@ -22,35 +23,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Item:
-    """One study with its films (views height width) in [0, 1]."""
+    """One study with its films (views height width), uint8 or float32 in [0, 1]."""
 
     study: Study
     films: np.ndarray
 
 
 class Studies(Dataset):
-    """Studies of one split, their films decoded when asked for."""
+    """Studies of one split, their films decoded when asked for.
+
+    lengths: characters of each study's findings. The studies themselves lie as JSON in one block of bytes, which forked
+    workers share. Of objects each would come to hold its own copy, since reading one writes its reference count: 350
+    MiB a worker for 300,000 studies.
+    """
 
     def __init__(self, folder: StudyFolder, studies: Sequence[Study], recipe: Recipe) -> None:
-        self.folder, self.studies, self.image = folder, list(studies), recipe.image
+        self.path, self.image = folder.path, recipe.image
+        self.lengths = [len(study.findings) for study in studies]
+        self._json, ends = bytearray(), [0]
+        for study in studies:
+            self._json += study.model_dump_json().encode()
+            ends.append(len(self._json))
+        self._ends = np.array(ends)
 
     def __len__(self) -> int:
-        return len(self.studies)
+        return len(self.lengths)
 
     def __getitem__(self, index: int) -> Item:
-        study = self.studies[index]
-        count = min(len(study.file_names), self.image.views)
-        films = [read_film(self.folder.film_path(study, i), self.image.size) for i in range(count)]
-        return Item(study, np.stack(films))
+        """Raises DataError for a film that cannot be read."""
+        study = Study.model_construct(**json.loads(self._json[self._ends[index] : self._ends[index + 1]]))
+        films = [read_pixels(self.path / name, self.image.size) for name in study.file_names[: self.image.views]]
+        return Item(study, stack(films))
+
+
+def stack(films: Sequence[np.ndarray]) -> np.ndarray:
+    """Films of one size as (views height width): uint8 where all are, else float32 in [0, 1]."""
+    narrow = all(film.dtype == np.uint8 for film in films)
+    return np.stack(films if narrow else [unit(film) for film in films])
 
 
 def collate(items: Sequence[Item]) -> dict[str, Tensor]:
-    """pixel_values (batch views channels height width), view_mask (batch views), disease_labels (batch diseases)."""
+    """pixel_values (batch views channels height width), view_mask (batch views), disease_labels (batch diseases).
+
+    pixel_values are uint8 where all films are, so that workers hand over a quarter of the bytes; `rrg.stream.to_device`
+    makes them floats.
+    """
     views, size = max(len(item.films) for item in items), items[0].films.shape[-1]
-    pixels = torch.zeros(len(items), views, 1, size, size)
+    narrow = all(item.films.dtype == np.uint8 for item in items)
+    pixels = torch.zeros(len(items), views, 1, size, size, dtype=torch.uint8 if narrow else torch.float32)
     mask = torch.zeros(len(items), views, dtype=torch.bool)
     for row, item in enumerate(items):
-        pixels[row, : len(item.films), 0] = torch.from_numpy(item.films)
+        pixels[row, : len(item.films), 0] = torch.from_numpy(item.films if narrow else unit(item.films))
         mask[row, : len(item.films)] = True
     return {"pixel_values": pixels, "view_mask": mask, "disease_labels": disease_labels([item.study for item in items])}
 

@@ -82,7 +82,7 @@ def phrases_of(study: Study) -> list[str]:
     return key_phrases(study.findings) if study.phrases is None else study.phrases
 
 
-def choose_references(model: RRGModel, folder: StudyFolder) -> dict[str, Reference]:
+def choose_references(model: RRGModel, folder: StudyFolder, workers: int | None = None) -> dict[str, Reference]:
     """A reference report for each study of train and val.
 
     The patient's newest study of an earlier date, the next one for the first; of the same split. Where a patient has
@@ -102,10 +102,10 @@ def choose_references(model: RRGModel, folder: StudyFolder) -> dict[str, Referen
     if alone:
         train = folder.split("train")
         index = Index(
-            keys_of(model, folder, train, "films", model.visual_key),
+            keys_of(model, folder, train, "films", model.visual_key, workers),
             [Entry(study.id, study.patient, study.findings) for study in train],
         )
-        found = index.search(keys_of(model, folder, alone, "references", model.visual_key), alone)
+        found = index.search(keys_of(model, folder, alone, "references", model.visual_key, workers), alone)
         for study, best in zip(alone, found, strict=True):
             if best:
                 entry = best[0][0]

@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from rrg.batch import Studies, collate
 from rrg.data.study import Study, StudyFolder
 from rrg.errors import DataError, RRGError
 from rrg.model import RRGModel, Values
 from rrg.ops.nearest import IVF, Nearest
+from rrg.stream import batches, to_device
 
 CHUNK = 1024
 CELLS = "index.faiss"
@@ -106,25 +105,26 @@ def _search(keys: Tensor, config: object, saved: Path | None = None) -> Nearest 
 
 @torch.inference_mode()
 def keys_of(
-    model: RRGModel, folder: StudyFolder, studies: Sequence[Study], what: str, key: Callable[[Values], Tensor]
+    model: RRGModel,
+    folder: StudyFolder,
+    studies: Sequence[Study],
+    what: str,
+    key: Callable[[Values], Tensor],
+    workers: int | None = None,
 ) -> Tensor:
     """Keys of some studies (studies key), with the model's weights of the moment.
 
     what: for the progress bar. key: from a batch's signals to its keys, such as the retriever's.
+    workers: as `rrg.stream.workers_for` takes them.
 
     Raises RRGError where a key is not finite: its study could never be ranked.
     """
     training = model.training
     model.eval()
     device = next(model.parameters()).device
-    loader = DataLoader(
-        Studies(folder, studies, model.recipe),
-        batch_size=model.recipe.generation.batch_size,
-        collate_fn=collate,
-    )
-    rows = []
-    for batch in tqdm(loader, desc=what, unit="batch", leave=False, disable=None):
-        rows.append(key(model.signals({k: v.to(device) for k, v in batch.items()})).cpu())
+    size = model.recipe.generation.batch_size
+    found = batches(Studies(folder, studies, model.recipe), size, collate, what, device=device, workers=workers)
+    rows = [key(model.signals(to_device(batch, device))).cpu() for batch in found]
     model.train(training)
     keys = torch.cat(rows) if rows else torch.empty(0, 0)
     broken = [study.id for study, row in zip(studies, keys, strict=True) if not row.isfinite().all()]
@@ -133,16 +133,18 @@ def keys_of(
     return keys
 
 
-def build_index(model: RRGModel, folder: StudyFolder) -> Index:
+def build_index(model: RRGModel, folder: StudyFolder, workers: int | None = None) -> Index:
     """Index the training split, and nothing of the others."""
     studies = folder.split("train")
     entries = [Entry(study.id, study.patient, study.findings) for study in studies]
-    keys = keys_of(model, folder, studies, "index", model.keys)
+    keys = keys_of(model, folder, studies, "index", model.keys, workers)
     return Index(keys, entries, _search(keys, model.retriever_config))
 
 
-def exemplars(model: RRGModel, folder: StudyFolder, studies: Sequence[Study], index: Index) -> dict[str, Entry]:
+def exemplars(
+    model: RRGModel, folder: StudyFolder, studies: Sequence[Study], index: Index, workers: int | None = None
+) -> dict[str, Entry]:
     """The best training study of another patient, by study id."""
-    keys = keys_of(model, folder, studies, "retrieve", model.keys)
+    keys = keys_of(model, folder, studies, "retrieve", model.keys, workers)
     answers = index.search(keys, studies)
     return {study.id: answer[0][0] for study, answer in zip(studies, answers, strict=True) if answer}

@@ -12,12 +12,10 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from rrg.batch import Item, Prompt, Studies, collate
+from rrg.batch import Item, Prompt, Studies, collate, stack
 from rrg.config import GenerationConfig
-from rrg.data.films import film_array, read_film
+from rrg.data.films import film_array, read_pixels
 from rrg.data.study import Study, StudyFolder
 from rrg.errors import DataError, RRGError, UsageError
 from rrg.hosts.build import open_tokenizer
@@ -26,6 +24,7 @@ from rrg.observations import OBSERVATIONS
 from rrg.recipe import Recipe, validation_problems
 from rrg.retrieval import Entry, Index
 from rrg.run_folder import read_run
+from rrg.stream import batches, to_device
 from rrg.training import TOKENIZER, stage_folder
 from rrg.weights import load_weights
 
@@ -74,9 +73,12 @@ class Reporter:
         return [report for batch in batches for report in self._reports(batch, config)]
 
     def generate_split(
-        self, folder: StudyFolder, split: str, limit: int | None = None, **settings: Any
+        self, folder: StudyFolder, split: str, limit: int | None = None, workers: int | None = None, **settings: Any
     ) -> Iterator[tuple[Study, Report]]:
-        """Every study of a split with its report, in order. limit: only the first so many."""
+        """Every study of a split with its report, in order.
+
+        limit: only the first so many. workers: as `rrg.stream.workers_for` takes them.
+        """
         config = self._settings(settings)
         if limit is not None and limit < 1:
             raise UsageError(f"limit={limit}: give 1 or more studies")
@@ -84,9 +86,13 @@ class Reporter:
         if not studies:
             raise UsageError(f"{folder.path}: no study of the split {split}")
         # Items come as they are: the prompt needs an exemplar, which needs the model's own signals first.
-        loader = DataLoader(Studies(folder, studies, self.recipe), batch_size=config.batch_size, collate_fn=list)
-        for items in tqdm(loader, desc=f"generate {split}", unit="batch", disable=None):
+        chosen, what = Studies(folder, studies, self.recipe), f"generate {split}"
+        for items in batches(chosen, config.batch_size, list, what, device=self._device, workers=workers):
             yield from zip((item.study for item in items), self._reports(items, config), strict=True)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     def _settings(self, changes: dict[str, Any]) -> GenerationConfig:
         try:
@@ -100,19 +106,18 @@ class Reporter:
         image = self.recipe.image
         kept = films[: image.views]
         read = [
-            read_film(film, image.size) if isinstance(film, str | Path) else film_array(film, image.size)
+            read_pixels(film, image.size) if isinstance(film, str | Path) else film_array(film, image.size)
             for film in kept
         ]
-        return np.stack(read)
+        return stack(read)
 
     @torch.inference_mode()
     def _reports(self, items: Sequence[Item], config: GenerationConfig) -> list[Report]:
-        device = next(self.model.parameters()).device
-        batch = {name: tensor.to(device) for name, tensor in collate(items).items()}
+        batch = to_device(collate(items), self._device)
         values = self.model.signals(batch)
         entries = self._exemplars(items, values)
         shown = {item.study.id: entry.report for item, entry in zip(items, entries, strict=True) if entry}
-        batch |= {name: t.to(device) for name, t in self._prompt.batch(items, shown, learn=False).items()}
+        batch |= {name: t.to(self._device) for name, t in self._prompt.batch(items, shown, learn=False).items()}
         texts, _ = self.model.generate(batch, config, values)
         return list(map(Report, texts, entries, _probabilities(values, len(items))))
 
@@ -187,13 +192,15 @@ def write_predictions(
     return written
 
 
-def write_and_score(run: Path, folder: StudyFolder) -> tuple[list[dict[str, Any]], "Scores"]:
+def write_and_score(
+    run: Path, folder: StudyFolder, workers: int | None = None
+) -> tuple[list[dict[str, Any]], "Scores"]:
     """Reports of a finished run for the test split, and their scores; both are kept in the run folder."""
     from rrg.evaluate import evaluate, read_predictions
     from rrg.evaluate.scores import write_scores
 
     path = run / "predictions.jsonl"
-    written = write_predictions(load(run), folder, "test", path)
+    written = write_predictions(load(run), folder, "test", path, workers=workers)
     scores = evaluate(read_predictions(path), folder)
     write_scores(scores, run / "metrics.json")
     return written, scores

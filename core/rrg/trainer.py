@@ -21,6 +21,7 @@ from rrg.contexts import Texts
 from rrg.errors import RRGError
 from rrg.model import RRGModel
 from rrg.sampling import LengthGrouped
+from rrg.stream import to_device, workers_quiet
 from rrg.weights import load_weights, save_weights
 
 
@@ -35,7 +36,7 @@ class StageTrainer(Trainer):
 
     def __init__(self, model: RRGModel, *, name: str, log: Path, save_steps: int | None = None, **options: Any) -> None:
         super().__init__(model=model, callbacks=[Checkpoints(save_steps)], **options)
-        lengths = [len(study.findings) for study in self.train_dataset.studies]
+        lengths = self.train_dataset.lengths
         self._sampler = LengthGrouped(lengths, self.args.per_device_train_batch_size, self.args.seed)
         self.add_callback(Order(self._sampler, self.data_collator.texts))
         if self.is_world_process_zero():
@@ -46,6 +47,14 @@ class StageTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
         return self._sampler
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises DataError for a film that cannot be read, in a worker too."""
+        with workers_quiet():
+            return super().train(*args, **kwargs)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return to_device(inputs, self.args.device)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Raises RRGError where a loss is no longer finite: further steps would only spoil the weights."""

@@ -35,6 +35,7 @@ from rrg.model import RRGModel, build
 from rrg.recipe import Recipe
 from rrg.retrieval import Index, build_index, exemplars
 from rrg.run_folder import RUN, fingerprint, read_run, write_json
+from rrg.stream import CONTEXT, workers_for
 from rrg.trainer import StageTrainer, checkpoints
 from rrg.weights import load_weights, save_weights
 
@@ -47,25 +48,26 @@ def train(
     out: Path,
     *,
     resume: bool = False,
-    workers: int = 0,
+    workers: int | None = None,
     save_steps: int | None = None,
 ) -> RRGModel:
     """Train every stage of a recipe on a study folder's training split, into the run folder `out`.
 
     resume: go on in `out` where an interrupted run of the same recipe stopped; same data order, same losses.
-    workers: processes that decode films ahead of the training.
+    workers: processes that decode films ahead of the training; None: as `rrg.stream.workers_for` chooses.
     save_steps: optimizer steps between checkpoints; None: one at each epoch's end.
 
     Raises UsageError, with nothing written, where `out` holds something else or the recipe cannot be trained; DataError
     where there is no training study.
     """
-    if workers < 0 or (save_steps is not None and save_steps < 1):
-        raise UsageError(f"workers={workers}, save_steps={save_steps}: give 0 or more workers, 1 or more steps")
+    if save_steps is not None and save_steps < 1:
+        raise UsageError(f"save_steps={save_steps}: give 1 or more steps")
+    here = _process()
+    workers = workers_for(here.device, workers)
     if not folder.split("train"):
         raise DataError(f"{folder.path}: no study of the split train; rrg data import writes one")
     if resume:
         _check_resumable(recipe, folder, out)
-    here = _process()
     set_seed(recipe.seed)
     tokenizer = _tokenizer(recipe, folder, out / TOKENIZER if resume else None)
     model = build(recipe, tokenizer=tokenizer)
@@ -84,7 +86,7 @@ def train(
         _remove_checkpoints(done)
     if here.is_main_process:
         if model.configs[recipe.stages[-1]].exemplars and not (out / "index").exists():
-            build_index(model, folder).save(out / "index")
+            build_index(model, folder, workers).save(out / "index")
         run = read_run(out)
         if "finished" not in run:
             write_json(out / RUN, {**run, "finished": _now()})
@@ -197,13 +199,15 @@ def _run_stage(
     if stage.exemplars:
         # The index holds the weights of the stage's start, so an interrupted stage finds it ready.
         if here.is_main_process and not (partial / "index").exists():
-            build_index(model, folder).save(partial / "index")
+            build_index(model, folder, workers).save(partial / "index")
         here.wait_for_everyone()
         index = Index.open(partial / "index", model.retriever_config)
         shown = {
-            i: entry.report for split in (train, val) for i, entry in exemplars(model, folder, split, index).items()
+            i: entry.report
+            for split in (train, val)
+            for i, entry in exemplars(model, folder, split, index, workers).items()
         }
-    texts = _texts(model, folder, stage, partial)
+    texts = _texts(model, folder, stage, partial, workers)
     trainer = StageTrainer(
         model,
         name=name,
@@ -226,14 +230,14 @@ def _run_stage(
     here.wait_for_everyone()
 
 
-def _texts(model: RRGModel, folder: StudyFolder, stage: StageConfig, partial: Path) -> Texts | None:
+def _texts(model: RRGModel, folder: StudyFolder, stage: StageConfig, partial: Path, workers: int) -> Texts | None:
     """What the stage shows beside the films; references are chosen by the weights of its start, as an index is."""
     wanted = model.texts()
     if not wanted or model.text_encoder is None:
         return None
     references = {}
     if "reference" in wanted:
-        references = choose_references(model, folder)
+        references = choose_references(model, folder, workers)
         if _process().is_main_process:
             save_references(references, partial / REFERENCES)
             print(summary(references, folder), flush=True)
@@ -277,7 +281,9 @@ def _arguments(stage: StageConfig, folder: Path, seed: int, workers: int, *, val
         label_names=["labels"],
         report_to=[],
         dataloader_num_workers=workers,
+        dataloader_multiprocessing_context=CONTEXT if workers else None,
         dataloader_pin_memory=torch.cuda.is_available(),
+        accelerator_config={"non_blocking": torch.cuda.is_available()},
     )
     # Several GPUs without a launcher would mean DataParallel, whose replicas don't share what injection prepares.
     arguments._n_gpu = min(arguments.n_gpu, 1)

@@ -57,6 +57,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that decode films ahead of the model (default: beside a "
+        "GPU one a core, 8 at most; on a CPU none, since they would take its cores)"
+    )  # fmt: skip
+
+
 def quiet_libraries() -> None:
     """Keep the libraries' own chatter out of our output; their errors still show."""
     import logging

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from rrg.cli._options import add_workers
+
 _EXAMPLE = """\
 example:
   rrg generate runs/demo --data data/iu-xray --split test
@@ -30,6 +32,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "-o", "--output", type=Path, metavar="FILE", help="default: RUN/predictions.jsonl; RUN/predictions.SPLIT.jsonl "
         "for another split than test"
     )  # fmt: skip
+    add_workers(parser)
     parser.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
     parser.add_argument("--json", action="store_true", help="with --image: exemplar and probabilities too")
     parser.set_defaults(run=run)
@@ -54,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     name = "predictions.jsonl" if args.split == "test" else f"predictions.{args.split}.jsonl"
     output = args.output or args.path / name
-    written = write_predictions(reporter, folder, args.split, output, limit=args.limit, **settings)
+    written = write_predictions(
+        reporter, folder, args.split, output, limit=args.limit, workers=args.workers, **settings
+    )
     print(f"wrote {len(written)} reports to {output}")
     return 0

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     train(recipe, folder, args.out, resume=args.resume, workers=args.workers, save_steps=args.save_steps)
     trained = time.monotonic()
-    predictions, scores = write_and_score(args.out, folder)
+    predictions, scores = write_and_score(args.out, folder, args.workers)
     written = time.monotonic()
     for prediction in predictions[: max(args.show, 0)]:
         print(f"\nstudy {prediction['id']}")

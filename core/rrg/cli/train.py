@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from rrg.cli._options import add_workers
+
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
@@ -24,7 +26,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     """The options of whatever trains."""
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to make")
     parser.add_argument("--resume", action="store_true", help="go on where RUN was interrupted")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode films (default: 0)")
+    add_workers(parser)
     parser.add_argument(
         "--save-steps", type=int, metavar="N", help="checkpoint every N optimizer steps too (default: at epochs' ends)"
     )

@@ -41,6 +41,11 @@ def read_film(path: Path | str, size: int | None = None, content: bytes | None =
     for a DICOM that has several frames, no pixels, lengths that contradict each other, or a compression that nothing
     installed decodes.
     """
+    return unit(read_pixels(path, size, content))
+
+
+def read_pixels(path: Path | str, size: int | None = None, content: bytes | None = None) -> np.ndarray:
+    """One film as `read_film` gives it, but as uint8 in 0 to 255 where it has 8 bits: a quarter of the bytes."""
     content = film_bytes(Path(path)) if content is None else content
     if _is_dicom(content):
         from rrg.data.dicom_pixels import film_pixels
@@ -51,6 +56,11 @@ def read_film(path: Path | str, size: int | None = None, content: bytes | None =
             image.draft("L", (2 * size, 2 * size))
         image.load()
         return _gray(image, size)
+
+
+def unit(pixels: np.ndarray) -> np.ndarray:
+    """Grey values of uint8 as float32 in [0, 1]; floats as they are."""
+    return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
 
 
 def film_array(film: np.ndarray | Image.Image, size: int | None = None) -> np.ndarray:
@@ -71,7 +81,7 @@ def film_array(film: np.ndarray | Image.Image, size: int | None = None) -> np.nd
             film.load()
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"film given as a Pillow image cannot be decoded: {error}") from error
-        return _gray(film, size) if film.mode != "F" else film_array(np.asarray(film), size)
+        return unit(_gray(film, size)) if film.mode != "F" else film_array(np.asarray(film), size)
     values = np.asarray(film)
     given = f"film given as an array of {values.dtype} {values.shape}"
     colours = values.shape[2] if values.ndim == 3 else 1
@@ -84,19 +94,20 @@ def film_array(film: np.ndarray | Image.Image, size: int | None = None) -> np.nd
     if values.dtype == np.uint16:
         values = _scaled(values.astype(np.float32))
     elif values.dtype == np.uint8:
-        values = values.astype(np.float32) / np.float32(255)
+        values = unit(values)
     if values.ndim == 3:
         values = values[..., :3] @ LUMA if colours > 1 else values[..., 0]
     return _squashed(values.astype(np.float32), size)
 
 
 def _gray(image: Image.Image, size: int | None) -> np.ndarray:
+    """(height width) uint8; float32 in [0, 1] of an image of more bits."""
     if image.mode.startswith("I"):
         return _squashed(_scaled(np.asarray(image, dtype=np.float32)), size)
-    gray = image.convert("L")
+    gray = image if image.mode == "L" else image.convert("L")
     if size is not None and gray.size != (size, size):
         gray = gray.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(gray, dtype=np.float32) / np.float32(255)
+    return np.asarray(gray)
 
 
 def verify_film(path: Path | str, content: bytes | None = None) -> bytes:

@@ -22,6 +22,7 @@ from rrg.observations import OBSERVATIONS
 from rrg.report.cases import Case
 from rrg.report.internals import Attention, Gate, Internals
 from rrg.run import Reporter, load
+from rrg.stream import to_device
 
 
 class Reader:
@@ -54,7 +55,7 @@ class Reader:
         report = self.prompt.report(case.prediction.report)[:-1]  # without the end
         batch["input_ids"] = torch.cat([batch["input_ids"], torch.tensor([report], dtype=torch.long)], dim=1)
         batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        batch = to_device(batch, device)
         with self._noted() as (gates, attention):
             values = self.model.signals(batch)
             once = self.model.recipe.generation.model_copy(update={"max_new_tokens": 1, "beams": 1})
