@@ -48,7 +48,7 @@ def stopped(tmp_path: Path) -> tuple[Path, Path]:
     whole = spoil(path)
     with pytest.raises(DataError) as caught:
         run_import(src, tmp_path / "d", size=8)
-    assert f"7 stored films are kept in {tmp_path / '.d.importing'}, and the same command goes on" in str(caught.value)
+    assert f"7 of 8 films are kept in {tmp_path / '.d.importing'}, and the same command goes on" in str(caught.value)
     assert "leave these studies out by --skip-bad" in str(caught.value)
     path.write_bytes(whole)
     return src, tmp_path / "d"
@@ -298,7 +298,7 @@ def test_a_broken_archive_keeps_the_films_of_another(
     tmp_path: Path, archives: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zipfile.ZipFile, "infolist", lambda _: (_ for _ in ()).throw(zipfile.BadZipFile("cut short")))
-    with pytest.raises(DataError, match=r"two\.zip: cannot be read as an archive: cut short; 2 stored films are kept"):
+    with pytest.raises(DataError, match=r"two\.zip: cannot be read as an archive: cut short; 2 of 4 films are kept"):
         from_archives(archives, tmp_path / "d")
     monkeypatch.undo()
     from_archives(archives, tmp_path / "d")
@@ -351,7 +351,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert "could not be made: [Errno 27] File too large" in done.stderr
-        assert "stored films are kept in" in done.stderr
+        assert "of 38 films are kept in" in done.stderr
         assert 4500 < (tmp_path / ".d.importing/films.jsonl").stat().st_size <= 5000
     assert main(words[3:]) == 0
     check_whole(tmp_path / "d", 38)

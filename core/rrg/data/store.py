@@ -153,7 +153,8 @@ class Store:
         """What an import that ends early leaves."""
         if not os.fstat(self._manifest.fileno()).st_size:
             return "nothing was written"
-        return f"{len(self.done):,} stored films are kept in {self.folder}, and the same command goes on from there"
+        stored = f"{len(self.done):,} of {len(self.films):,} films"
+        return f"{stored} are kept in {self.folder}, and the same command goes on from there"
 
     def fill(self, workers: int, progress: bool) -> list[tuple[Wanted, str]]:
         """Store the films that are not stored yet. Gives those that cannot be, and why."""
