@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rrg.data import films
-from rrg.data.films import read_film, verify_film
+from rrg.data.films import read_film
 from rrg.errors import DataError
 
 RAMP = np.linspace(0, 255, 13 * 7).reshape(13, 7).astype(np.uint8)
@@ -141,21 +141,8 @@ def test_oversized_file_is_refused_unread(tmp_path: Path, monkeypatch: pytest.Mo
         read_film(save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8)))
 
 
-def test_verify_gives_the_bytes_of_the_file(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.jpg", RAMP)
-    assert verify_film(path) == path.read_bytes()
-
-
 def test_content_that_was_read_already_is_not_read_again(tmp_path: Path) -> None:
     content = save(tmp_path / "a.png", RAMP).read_bytes()
     np.testing.assert_array_equal(read_film("gone.png", content=content), read_film(tmp_path / "a.png"))
-    assert verify_film("gone.png", content) == content
     with pytest.raises(DataError, match=r"gone\.png: cannot be decoded"):
         read_film("gone.png", content=content[:-30])
-
-
-def test_verify_decodes_wholly(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (37, 41), np.uint8))
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(DataError, match="cannot be decoded"):
-        verify_film(path)

@@ -1,6 +1,5 @@
 """Importing MIMIC-CXR from PhysioNet's layouts: pieces, tables, reports, R2Gen's file."""
 
-import importlib.util
 import os
 import re
 from collections.abc import Callable
@@ -205,9 +204,6 @@ def test_dicom_films_with_the_tables(tmp_path: Path) -> None:
     assert {Path(name).suffix for study in studies(reading) for name in study.file_names} == {".dcm"}
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("rrg.data.dicom") is None, reason="DICOM headers are read by rrg.data.dicom"
-)
 def test_dicom_films_without_a_metadata_table(tmp_path: Path) -> None:
     source.films(tmp_path / "files", cases(), ".dcm")
     source.reports(tmp_path / "files", cases())

@@ -47,7 +47,7 @@ def read_film(path: Path | str, size: int | None = None, content: bytes | None =
 def read_pixels(path: Path | str, size: int | None = None, content: bytes | None = None) -> np.ndarray:
     """One film as `read_film` gives it, but as uint8 in 0 to 255 where it has 8 bits: a quarter of the bytes."""
     content = film_bytes(Path(path)) if content is None else content
-    if _is_dicom(content):
+    if is_dicom(content):
         from rrg.data.dicom_pixels import film_pixels
 
         return _squashed(film_pixels(content, str(path)), size)
@@ -110,18 +110,7 @@ def _gray(image: Image.Image, size: int | None) -> np.ndarray:
     return np.asarray(gray)
 
 
-def verify_film(path: Path | str, content: bytes | None = None) -> bytes:
-    """The bytes of a film that decodes wholly; `content` and errors as in `read_film`."""
-    content = film_bytes(Path(path)) if content is None else content
-    if _is_dicom(content):
-        read_film(path, content=content)
-    else:
-        with _open(path, content) as image:
-            image.load()
-    return content
-
-
-def _is_dicom(content: bytes) -> bool:
+def is_dicom(content: bytes) -> bool:
     """By "DICM" after 128 bytes of anything (PS3.10 7.1). A DICOM data set without that start is refused."""
     return content[128:132] == b"DICM" and not content.startswith((_JPEG, _PNG))
 

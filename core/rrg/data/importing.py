@@ -244,7 +244,7 @@ def copy_studies(
         if store.done:
             notes.append(f"{len(store.done):,} of {len(films):,} films were stored by an earlier run")
         broken = store.fill(workers or cores(), progress)
-        problems += [Problem(sound[film.entry].where, "broken film", reason) for film, reason in broken]
+        problems += [Problem(sound[film.entry].where, why.kind, why.text) for film, why in broken]
         if problems and not skip_bad:
             raise DataError(f"{summary(problems)}. {MEND}", [str(problem) for problem in problems])
         bad = {film.entry for film, _ in broken}

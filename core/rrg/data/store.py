@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from rrg.data.archives import Member, members
-from rrg.data.films import film_bytes, read_film
+from rrg.data.films import film_bytes, is_dicom, read_pixels
 from rrg.data.parallel import parallel
 from rrg.data.write import refuse_occupied
 from rrg.errors import DataError, RRGError, UsageError
@@ -78,10 +78,10 @@ class Format:
 
     def stored(self, source: str, name: str, content: bytes) -> tuple[bytes, int, int]:
         """A film's bytes as they are stored under `name`, its width and its height. Raises DataError as `read_film`."""
-        film = read_film(source, self.size if self.fit == "squash" else None, content=content)
+        film = read_pixels(source, self.size if self.fit == "squash" else None, content)
         if self.size is None and name.lower().endswith(COPIED) and content.startswith(MAGIC):
             return content, film.shape[1], film.shape[0]
-        image = Image.fromarray(np.rint(film * 255).astype(np.uint8))
+        image = Image.fromarray(film if film.dtype == np.uint8 else np.rint(film * 255).astype(np.uint8))
         if self.size is not None and self.fit == "pad":
             image = _padded(image, self.size)
         file = io.BytesIO()
@@ -107,6 +107,14 @@ class Wanted(NamedTuple):
 
 
 Job = tuple[Wanted, bytes | None]
+BROKEN, BURNT_IN = "broken film", "burnt-in text"
+
+
+class Unfit(NamedTuple):
+    """Why a film cannot be stored: the kind of problem, and the details."""
+
+    kind: str
+    text: str
 
 
 class Store:
@@ -156,7 +164,7 @@ class Store:
         stored = f"{len(self.done):,} of {len(self.films):,} films"
         return f"{stored} are kept in {self.folder}, and the same command goes on from there"
 
-    def fill(self, workers: int, progress: bool) -> list[tuple[Wanted, str]]:
+    def fill(self, workers: int, progress: bool) -> list[tuple[Wanted, Unfit]]:
         """Store the films that are not stored yet. Gives those that cannot be, and why."""
         left = [film for film in self.films if film.name not in self.done]
         store = partial(_store, str(self.folder), self.form)
@@ -168,7 +176,7 @@ class Store:
             closing(results),
         ):
             for film, found in results:
-                if isinstance(found, str):
+                if isinstance(found, Unfit):
                     bad.append((film, found))
                 else:
                     self._note(film, found)
@@ -319,17 +327,19 @@ def _jobs(films: Sequence[Wanted]) -> Iterator[Job]:
         yield from ((film, None) for film in wanted.values())
 
 
-def _store(folder: str, form: Format, job: Job) -> tuple[Wanted, dict[str, Any] | str]:
+def _store(folder: str, form: Format, job: Job) -> tuple[Wanted, dict[str, Any] | Unfit]:
     """Write one film into the folder under its name. Gives what the manifest says of it, or why it cannot be stored."""
     film, content = job
     try:
         size, changed = _stamp(film.source)
         content = film_bytes(Path(str(film.source))) if content is None else content
+        if _has_burnt_in_text(content, str(film.source)):
+            return film, Unfit(BURNT_IN, f"{film.source}: its header says that its pixels hold text, perhaps a name")
         stored, width, height = form.stored(str(film.source), film.name, content)
     except DataError as error:
-        return film, error.message
+        return film, Unfit(BROKEN, error.message)
     except OSError as error:
-        return film, f"{film.source}: cannot be read: {error.strerror}"
+        return film, Unfit(BROKEN, f"{film.source}: cannot be read: {error.strerror}")
     path, unfinished = Path(folder, film.name), Path(folder, f".{os.getpid()}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished.write_bytes(stored)
@@ -343,3 +353,11 @@ def _store(folder: str, form: Format, job: Job) -> tuple[Wanted, dict[str, Any] 
         "bytes": len(stored),
         "sha256": hashlib.sha256(stored).hexdigest(),
     }
+
+
+def _has_burnt_in_text(content: bytes, where: str) -> bool:
+    if not is_dicom(content):
+        return False
+    from rrg.data.dicom import header
+
+    return header(content, where).burned_in
