@@ -94,14 +94,14 @@ def test_nlms_archives_are_read_as_they_are_downloaded(tmp_path: Path, name: str
     src = tmp_path / "src"
     for number in (1, 2):
         report(src, number)
-    content = (src / "CXR1_IM-0001-1001.png").read_bytes()
+    contents = [(src / f"CXR1_IM-0001-{film}.png").read_bytes() for film in ("1001", "2001")]
     nlm(src, *NLM[name])
     found = read_source(src, 0, None)
     assert found.entries.problems == []
     assert found.form == FORMS["open-i"]
     first, second = found.entries.sound
     assert (first.where, second.where) == tuple(f"NLMCXR_reports.tgz/ecgen-radiology/{n}.xml" for n in (1, 2))
-    for source, file_name in zip(first.sources, first.study.file_names, strict=True):
+    for source, content, file_name in zip(first.sources, contents, first.study.file_names, strict=True):
         assert isinstance(source, Member)
         assert read(source) == content
         assert file_name == f"images/{source.name.rpartition('/')[2]}"

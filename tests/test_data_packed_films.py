@@ -46,7 +46,7 @@ def test_films_of_zip_chunks_are_imported(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (png(100_000, 100_000, b""), "above the limit"),
-        (b"not a film", "neither"),
+        (b"not a film", "none of JPEG, PNG and DICOM"),
         (png(9, 11, bytes(110))[:-24], "cannot be decoded"),
     ],
     ids=["bomb", "text", "cut"],
