@@ -18,22 +18,22 @@ from torch import Tensor
 
 from rrg.errors import UsageError
 from rrg.ops.selective_scan import op
-from rrg.ops.selective_scan.naive import state_dtype
+from rrg.ops.selective_scan.naive import Scan, state_dtype
 
 BLOCK_L = 32  # steps of a tile, hence from one kept state to the next; with 64 the registers of a GPU do not suffice
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def selective_scan(*arguments: Any) -> Tensor:
-    """Shapes as in `rrg.ops.selective_scan`, in any layout; fastest where channels lie side by side in memory."""
-    return op.by_groups(ordered_scan, *arguments)
+def selective_scan(scan: Scan) -> Tensor:
+    """In any layout; fastest where channels lie side by side in memory."""
+    return op.by_groups(ordered_scan, scan)
 
 
-def ordered_scan(u: Tensor, *rest: Any) -> Tensor:
+def ordered_scan(scan: Scan, order: Tensor) -> Tensor:
     """Shapes as in `rrg.ops.selective_scan.op`."""
-    if u.device.type not in ("cuda", "meta") and not INTERPRETED:
-        raise UsageError(f"selective_scan: backend='triton' given u on {u.device}; expected it on a GPU")
-    return _scan(u, *rest)
+    if scan.u.device.type not in ("cuda", "meta") and not INTERPRETED:
+        raise UsageError(f"selective_scan: backend='triton' given u on {scan.u.device}; expected it on a GPU")
+    return _scan(scan, order)
 
 
 @triton.jit
@@ -191,26 +191,22 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
         tl.debug_barrier()  # the next turn reads ∂u as other threads stored it
 
 
-def _forward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, softplus: bool, order: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    dtype, settings, grid = _launch(u, delta, A, z, softplus)
+def _forward(scan: Scan, order: Tensor) -> tuple[Tensor, Tensor]:
+    u, delta, A, z = scan.u, scan.delta, scan.A, scan.z
+    dtype, settings, grid = _launch(scan)
     y = op.long(u, dtype if settings["SHARED"] else u.dtype)
     starts = _empty(u, dtype, len(u), -(-u.shape[3] // BLOCK_L), A.shape[1], len(A))
     if u.numel():
         _forward_kernel[grid](
-            u, delta, u if z is None else z, *op.small(A, B, C, D, delta_bias, dtype), order, y, starts,
+            u, delta, u if z is None else z, *op.small(scan, dtype), order, y, starts,
             *delta.shape[2:], len(order), *_strides(u, delta, z, y), **settings,
         )  # fmt: skip
     return y.to(u.dtype), starts
 
 
-def _backward(
-    upstream: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, order: Tensor, starts: Tensor, softplus: bool,
-) -> list[Tensor]:  # fmt: skip
-    dtype, settings, grid = _launch(u, delta, A, z, softplus)
+def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> list[Tensor]:
+    u, delta, A, z = scan.u, scan.delta, scan.A, scan.z
+    dtype, settings, grid = _launch(scan)
     batch, groups, share, length = delta.shape
     states, channels = A.shape[1], len(A)
     of_u, of_delta = op.long(u, dtype if settings["SHARED"] else u.dtype), op.like(delta, delta.dtype)
@@ -220,26 +216,25 @@ def _backward(
     of_D, of_bias = (_empty(u, dtype, batch, channels) for _ in range(2))
     if u.numel():
         _backward_kernel[grid](
-            upstream, u, delta, u if z is None else z, *op.small(A, B, C, D, delta_bias, dtype), order, starts,
+            upstream, u, delta, u if z is None else z, *op.small(scan, dtype), order, starts,
             _empty(u, dtype, batch, states, channels),
             of_u, of_delta, of_u if of_z is None else of_z, of_A, of_B, of_C, of_D, of_bias,
             share, length, len(order), *_strides(upstream, u, delta, z, of_u, of_delta, of_z), **settings,
         )  # fmt: skip
     of_B, of_C = (each.sum(dim=0).permute(0, 2, 3, 1) for each in (of_B, of_C))
     gradients = of_u, of_delta, of_A.sum(dim=(0, 1)).T, of_B, of_C, of_D.sum(dim=0), of_z, of_bias.sum(dim=0)
-    return op.given_alone(gradients, u, delta, A, B, C, D, z, delta_bias)
+    return op.given_alone(gradients, scan)
 
 
-def _launch(
-    u: Tensor, delta: Tensor, A: Tensor, z: Tensor | None, softplus: bool
-) -> tuple[torch.dtype, dict[str, Any], tuple[int, int]]:
+def _launch(scan: Scan) -> tuple[torch.dtype, dict[str, Any], tuple[int, int]]:
     """The state's dtype, the kernels' constants, and the grid: batch entries, or their groups, by parts of a group."""
-    groups, share = delta.shape[1:3]
+    groups, share = scan.delta.shape[1:3]
     block = min(max(triton.next_power_of_2(share), 16), 32)
-    dtype, shared = state_dtype(u), op.shared(u, delta)
-    settings = {"GROUPS": groups, "STATES": A.shape[1], "SHARED": shared, "SOFTPLUS": softplus, "GATED": z is not None}
-    settings |= {"DTYPE": tl.float64 if dtype == torch.float64 else tl.float32, "BLOCK_L": BLOCK_L, "BLOCK_D": block}
-    return dtype, settings, (len(u) * (1 if shared else groups), triton.cdiv(share, block))
+    dtype, shared = state_dtype(scan.u), op.shared(scan)
+    settings = {"GROUPS": groups, "STATES": scan.A.shape[1], "SHARED": shared, "SOFTPLUS": scan.softplus}
+    settings |= {"GATED": scan.z is not None, "DTYPE": tl.float64 if dtype == torch.float64 else tl.float32}
+    settings |= {"BLOCK_L": BLOCK_L, "BLOCK_D": block}
+    return dtype, settings, (len(scan.u) * (1 if shared else groups), triton.cdiv(share, block))
 
 
 def _empty(u: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
