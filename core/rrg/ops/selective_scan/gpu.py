@@ -51,6 +51,30 @@ def _softplus(x):  # type: ignore[no-untyped-def]
     return tl.maximum(x, 0.0) + log1p, tl.where(x > 0, 1.0, small) / one
 
 
+@triton.jit
+def _places(b, g, inner, p, s_b, s_g, s_d, s_l):  # type: ignore[no-untyped-def]
+    """Where a tile lies (positions channels) in what is as long as the sequence, by its strides."""
+    return b * s_b + g * s_g + inner[None, :] * s_d + p[:, None] * s_l
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _tile(  # type: ignore[no-untyped-def]
+    u, delta, order, offset, chunk, b, g, inner, share, length, orders,
+    u_b, u_g, u_d, u_l, delta_b, delta_g, delta_d, delta_l,
+    SOFTPLUS: tl.constexpr, DTYPE: tl.constexpr, BLOCK_L: tl.constexpr,
+):  # fmt: skip
+    """A tile's steps t, positions p, the mask of what is there, u, Δ, and the slope of Δ by delta."""
+    t = chunk * BLOCK_L + tl.arange(0, BLOCK_L)
+    p = tl.load(order + (g % orders) * length + t, t < length, 0)
+    mask = (t < length)[:, None] & (inner < share)[None, :]
+    x = tl.load(u + _places(b, g, inner, p, u_b, u_g, u_d, u_l), mask, 0.0).to(DTYPE)
+    raw = tl.load(delta + _places(b, g, inner, p, delta_b, delta_g, delta_d, delta_l), mask, 0.0).to(DTYPE)
+    step, slope = raw + offset[None, :], tl.full(x.shape, 1.0, DTYPE)
+    if SOFTPLUS:
+        step, slope = _softplus(step)
+    return t, p, mask, x, tl.where(mask, step, 0.0), slope  # behind the end the state stays as it is
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward_kernel(  # type: ignore[no-untyped-def]
     u, delta, z, A, B, C, D, bias, order, y, starts,
@@ -71,15 +95,10 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         for n in range(STATES):
             tl.store(starts + (b * chunks * STATES + n) * GROUPS * share + channel, tl.zeros_like(skip), there)
         for chunk in range(chunks):
-            t = chunk * BLOCK_L + row
-            p = tl.load(order + (g % orders) * length + t, t < length, 0)
-            mask = (t < length)[:, None] & there[None, :]
-            x = tl.load(u + b * u_b + g * u_g + inner[None, :] * u_d + p[:, None] * u_l, mask, 0.0).to(DTYPE)
-            at_delta = b * delta_b + g * delta_g + inner[None, :] * delta_d + p[:, None] * delta_l
-            step = tl.load(delta + at_delta, mask, 0.0).to(DTYPE) + offset[None, :]
-            if SOFTPLUS:
-                step = _softplus(step)[0]
-            step = tl.where(mask, step, 0.0)  # behind the end the state stays as it is
+            t, p, mask, x, step, _ = _tile(
+                u, delta, order, offset, chunk, b, g, inner, share, length, orders,
+                u_b, u_g, u_d, u_l, delta_b, delta_g, delta_d, delta_l, SOFTPLUS, DTYPE, BLOCK_L,
+            )  # fmt: skip
             out = skip[None, :] * x
             tl.debug_barrier()  # the state was stored by other threads
             for n in range(STATES):
@@ -93,10 +112,9 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
                 last = tl.sum(tl.where(row[:, None] == BLOCK_L - 1, h, 0.0), 0)
                 tl.store(starts + at_state + STATES * GROUPS * share, last, there & (chunk + 1 < chunks))
             if GATED:
-                at_z = b * z_b + g * z_g + inner[None, :] * z_d + p[:, None] * z_l
-                gate = tl.load(z + at_z, mask, 0.0).to(DTYPE)
+                gate = tl.load(z + _places(b, g, inner, p, z_b, z_g, z_d, z_l), mask, 0.0).to(DTYPE)
                 out = out * gate * _softplus(gate)[1]
-            at_y = y + b * y_b + g * y_g + inner[None, :] * y_d + p[:, None] * y_l
+            at_y = y + _places(b, g, inner, p, y_b, y_g, y_d, y_l)
             if turn > 0:
                 out += tl.load(at_y, mask, 0.0)
             tl.store(at_y, out, mask)
@@ -130,21 +148,14 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
             tl.store(carry + (b * STATES + n) * GROUPS * share + channel, tl.zeros_like(skip), there)
         for back in range(chunks):
             chunk = chunks - 1 - back
-            t = chunk * BLOCK_L + row
-            p = tl.load(order + (g % orders) * length + t, t < length, 0)
-            mask = (t < length)[:, None] & there[None, :]
-            x = tl.load(u + b * u_b + g * u_g + inner[None, :] * u_d + p[:, None] * u_l, mask, 0.0).to(DTYPE)
-            at_delta = b * delta_b + g * delta_g + inner[None, :] * delta_d + p[:, None] * delta_l
-            step = tl.load(delta + at_delta, mask, 0.0).to(DTYPE) + offset[None, :]
-            slope = tl.full((BLOCK_L, BLOCK_D), 1.0, DTYPE)
-            if SOFTPLUS:
-                step, slope = _softplus(step)
-            step = tl.where(mask, step, 0.0)
-            at_up = b * up_b + g * up_g + inner[None, :] * up_d + p[:, None] * up_l
-            raw = tl.load(upstream + at_up, mask, 0.0).to(DTYPE)
+            t, p, mask, x, step, slope = _tile(
+                u, delta, order, offset, chunk, b, g, inner, share, length, orders,
+                u_b, u_g, u_d, u_l, delta_b, delta_g, delta_d, delta_l, SOFTPLUS, DTYPE, BLOCK_L,
+            )  # fmt: skip
+            raw = tl.load(upstream + _places(b, g, inner, p, up_b, up_g, up_d, up_l), mask, 0.0).to(DTYPE)
             grad = raw
             if GATED:
-                gate = tl.load(z + b * z_b + g * z_g + inner[None, :] * z_d + p[:, None] * z_l, mask, 0.0).to(DTYPE)
+                gate = tl.load(z + _places(b, g, inner, p, z_b, z_g, z_d, z_l), mask, 0.0).to(DTYPE)
                 sigmoid = _softplus(gate)[1]
                 grad = raw * gate * sigmoid
             out, of_x, of_step = skip[None, :] * x, skip[None, :] * grad, tl.zeros_like(x)
@@ -175,14 +186,14 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
                 first = tl.sum(tl.where(rows == 0, decay * of_h, 0.0), 0)
                 tl.store(carry + (b * STATES + n) * GROUPS * share + channel, first, there)
             if GATED:
-                at_z = b * of_z_b + g * of_z_g + inner[None, :] * of_z_d + p[:, None] * of_z_l
+                at_z = _places(b, g, inner, p, of_z_b, of_z_g, of_z_d, of_z_l)
                 tl.store(of_z + at_z, raw * out * sigmoid * (1.0 + gate * (1.0 - sigmoid)), mask)
             of_step = of_step * slope
             sum_bias += tl.sum(tl.where(mask, of_step, 0.0), 0)
             sum_D += tl.sum(grad * x, 0)
-            at_delta = b * of_delta_b + g * of_delta_g + inner[None, :] * of_delta_d + p[:, None] * of_delta_l
+            at_delta = _places(b, g, inner, p, of_delta_b, of_delta_g, of_delta_d, of_delta_l)
             tl.store(of_delta + at_delta, of_step, mask)
-            at_u = of_u + b * of_u_b + g * of_u_g + inner[None, :] * of_u_d + p[:, None] * of_u_l
+            at_u = of_u + _places(b, g, inner, p, of_u_b, of_u_g, of_u_d, of_u_l)
             if turn > 0:
                 of_x += tl.load(at_u, mask, 0.0)
             tl.store(at_u, of_x, mask)
