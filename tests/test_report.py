@@ -106,7 +106,8 @@ def test_hostile_texts_stay_text(tmp_path: Path) -> None:
 def test_metrics_and_recipe_are_escaped_too(scored: Path) -> None:
     bad = "<script>alert(1)</script>\u202e"
     rows = json.loads((scored / "metrics.json").read_text())["rows"]
-    changes = {"signature": bad, "notes": [bad], "rows": {**rows, bad: {bad: 0.5}}, bad: bad, "data": bad}
+    rows[bad] = {**rows["model"], "presets": {bad: {bad: rows["model"]["clinical"]["macro"]}}}
+    changes = {"signature": bad, "notes": [bad], "rows": rows, "presets": {bad: bad}, "data": bad}
     change(scored / "metrics.json", **changes)
     change(scored / "run.json", finished=bad)
     page = page_of(scored)
@@ -160,7 +161,10 @@ def test_the_command_writes_the_page_and_says_where(
         (lambda run: (run / "predictions.jsonl").unlink(), 1, "no such file; `rrg generate` writes it"),
         (lambda run: (run / "predictions.jsonl").write_text("{}\n"), 1, "1 of its lines are not predictions"),
         (lambda run: (run / "metrics.json").unlink(), 1, "no such file; `rrg evaluate "),
-        (lambda run: (run / "metrics.json").write_text("[]"), 1, 'expected an object with "rows"'),
+        (lambda run: (run / "metrics.json").write_text("[]"), 1, "not what this version of rrg evaluate writes: "),
+        (lambda run: change(run / "metrics.json", rows={}), 1, '"rows" has no scores of "model"; `rrg evaluate '),
+        (lambda run: change(run / "metrics.json", n="6"), 1, "writes: n: Input should be a valid integer; `rrg "),
+        (lambda run: change(run / "metrics.json", version=2), 1, "writes: version: "),
         (lambda run: (run / "metrics.json").write_bytes(b"\xff"), 1, "cannot be read as JSON"),
         (lambda run: (run.parent / "data").rename(run.parent / "moved"), 1, "is gone; give --data"),
         (lambda run: (run.parent / "data" / "dataset.json").unlink(), 1, "give the run's data folder with --data"),

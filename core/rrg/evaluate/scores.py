@@ -4,10 +4,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
-from rrg.errors import RRGError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from rrg.data.study import describe
+from rrg.errors import DataError, RRGError
 from rrg.evaluate.clinical import PRESETS, Agreement, Clinical
 from rrg.evaluate.radgraph import Overlap
 from rrg.evaluate.reports import ScoredReport
@@ -23,6 +27,7 @@ COLUMNS = {
     "CIDEr": "cider",
 }
 SHOWN_TEXT = 100
+SHOWN_PROBLEMS = 300
 BOUNDS = ("  95 % from", "  to")
 
 
@@ -34,6 +39,8 @@ class Row:
     `intervals` are 95 % bootstrap intervals of the language metrics and of f1_macro and f1_micro (uncertain as 0), with
     whole patients drawn; empty where there is one patient.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     bleu_1: float
     bleu_2: float
@@ -86,6 +93,8 @@ class Scores:
     `reports` has each report's own scores and labels.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     protocol: str
     signature: str
     data: str
@@ -106,8 +115,8 @@ class Scores:
     constant: str | None
     constant_val_bleu_4: float | None
     seed: int
-    notes: list[str] = field(default_factory=list)
-    reports: list[ScoredReport] = field(default_factory=list)
+    notes: list[str]
+    reports: list[ScoredReport]
 
     def to_json(self) -> str:
         """The whole of it, as JSON; NaN never occurs."""
@@ -212,3 +221,28 @@ def write_scores(scores: Scores, path: Path) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RRGError(f"{path}: could not be written: {error.strerror}; name another file with -o") from error
+
+
+def read_scores(path: Path) -> Scores:
+    """Read what `write_scores` wrote. Raises DataError where it is missing, not JSON, or of any other form."""
+    again = f"`rrg evaluate {path.parent}` writes it"
+    try:
+        scores = _adapter().validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; {again}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; {again}") from None
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise DataError(f"{path}: cannot be read as JSON: {error.errors()[0]['msg']}; {again}") from None
+        raise DataError(
+            f"{path}: not what this version of rrg evaluate writes: {describe(error)[:SHOWN_PROBLEMS]}; {again} anew"
+        ) from None
+    if "model" not in scores.rows:
+        raise DataError(f'{path}: "rows" has no scores of "model"; {again} anew')
+    return scores
+
+
+@cache
+def _adapter() -> TypeAdapter[Scores]:
+    return TypeAdapter(Scores)

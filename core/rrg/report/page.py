@@ -54,7 +54,7 @@ def write_page(
     folder = read_studies(data or run_data(run), predictions)
     labeler, notes = _labeler(metrics)
     notes += _mismatch(metrics, predictions, folder)
-    every = cases_of(predictions, folder, labeler, metrics.reports)
+    every = cases_of(predictions, folder, labeler, {report.id: report for report in metrics.scores.reports})
     taken = chosen(every, cases, seed)
     found, note = _internals(run, folder, taken) if internals else ({}, "Without the model's internals, as asked for.")
     how = "worst first" if seed is None or len(taken) == len(every) else f"drawn at random (seed {seed}), worst first"
@@ -94,18 +94,16 @@ def read_studies(path: Path, predictions: Sequence[Prediction]) -> StudyFolder:
 
 def _labeler(metrics: Metrics) -> tuple[Labeler, list[str]]:
     """The labeler that the scores were made with, where it needs nothing more; else the bundled one."""
-    labeler, name = get_labeler(), metrics.facts.get(("labeler",))
-    if name is None:
-        return labeler, []
+    labeler, name = get_labeler(), metrics.scores.labeler
     try:
-        return get_labeler(str(name)), []
+        return get_labeler(name), []
     except RRGError:
         return labeler, [f"sentences are marked by the labeler {labeler.name}, not by {name}, which made the scores"]
 
 
 def _mismatch(metrics: Metrics, predictions: Sequence[Prediction], folder: StudyFolder) -> list[str]:
     notes = []
-    if (n := metrics.tables[""].n) not in (None, len(predictions)):
+    if (n := metrics.scores.n) != len(predictions):
         notes.append(f"metrics.json scores {n} studies, {FILE} has {len(predictions)}; score anew with rrg evaluate")
     if absent := len(predictions) - len(folder.studies):
         notes.append(f"{absent} of the predicted studies are not in the data folder")
@@ -138,11 +136,11 @@ def _header(run: Path, state: dict[str, object], metrics: Metrics, notes: Sequen
     except RRGError:
         expression = ""
     finished = str(state.get("finished", "")).replace("T", " ")
-    about = [f"split {metrics.facts.get(('split',))} of {metrics.facts.get(('data',))}"]
+    split = metrics.scores.split
+    about = [f"split {split} of {metrics.scores.data}" if split else metrics.scores.data]
     about += [f"trained until {finished}"] if finished else []
     said = "".join(f'<p class="note">{text(note)}.</p>' for note in notes)
-    parts = ["summary", *(["findings"] if metrics.observations else []), "cases"]
-    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in parts)
+    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in ("summary", "findings", "cases"))
     return (
         f"<header><h1>{text(run.resolve().name)}</h1>"
         + (f'<p class="expression">{text(expression)}</p>' if expression else "")
