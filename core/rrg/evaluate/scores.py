@@ -1,7 +1,6 @@
 """What an evaluation found, as data and as a table that says how each number was made."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,11 +10,12 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rrg.data.study import describe
-from rrg.errors import DataError, RRGError
+from rrg.errors import DataError
 from rrg.evaluate.clinical import PRESETS, Agreement, Clinical
 from rrg.evaluate.radgraph import Overlap
 from rrg.evaluate.reports import ScoredReport
 from rrg.evaluate.statistics import RESAMPLES
+from rrg.files import write_output
 
 COLUMNS = {
     "BLEU-1": "bleu_1",
@@ -26,6 +26,8 @@ COLUMNS = {
     "ROUGE-L": "rouge_l",
     "CIDEr": "cider",
 }
+BEGINS = '{\n  "protocol":'
+"""How every file of scores begins."""
 SHOWN_TEXT = 100
 SHOWN_PROBLEMS = 300
 BOUNDS = ("  95 % from", "  to")
@@ -213,14 +215,8 @@ def _observations(clinical: Clinical, uncertain: str) -> list[str]:
 
 
 def write_scores(scores: Scores, path: Path) -> None:
-    """Write the JSON under a temporary name, then rename it. Raises RRGError where the folder cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_text(scores.to_json() + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RRGError(f"{path}: could not be written: {error.strerror}; name another file with -o") from error
+    """Write the JSON. Raises RRGError as `write_output` does."""
+    write_output(path, scores.to_json() + "\n")
 
 
 def read_scores(path: Path) -> Scores:

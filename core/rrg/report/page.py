@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from pydantic import ValidationError
 from tqdm import tqdm
 
-from rrg.data.study import CARD, METADATA, Study, StudyFolder
+from rrg.data.study import CARD, METADATA, Study, StudyFolder, describe
 from rrg.errors import DataError, RRGError, UsageError
 from rrg.evaluate import Prediction, read_predictions
 from rrg.evaluate.predictions import FILE
+from rrg.files import check_output, write_output
 from rrg.labels import Labeler, get_labeler
 from rrg.recipe import Recipe
 from rrg.report.casebook import casebook
@@ -27,7 +29,7 @@ from rrg.report.scores import Metrics, read_metrics
 from rrg.report.sections import findings, summary
 from rrg.run_folder import read_run, run_data
 
-NAME = "report.html"
+NAME, BEGINS = "report.html", "<!doctype html>\n<html"
 
 
 def write_page(
@@ -49,6 +51,8 @@ def write_page(
     """
     if cases < 1:
         raise UsageError(f"--cases {cases}: give 1 or more")
+    if output is not None:
+        check_output(output, BEGINS, "a page of rrg report")
     state = read_run(run)
     predictions, metrics = read_predictions(run / FILE), read_metrics(run / "metrics.json")
     folder = read_studies(data or run_data(run), predictions)
@@ -67,7 +71,7 @@ def write_page(
         "</main>",
     ]
     output = output or run / NAME
-    _write(output, _whole(f"{run.resolve().name}: radiology reports", "\n".join(body)))
+    write_output(output, _whole(f"{run.resolve().name}: radiology reports", "\n".join(body)))
     return output
 
 
@@ -80,16 +84,26 @@ def read_studies(path: Path, predictions: Sequence[Prediction]) -> StudyFolder:
     try:
         card = json.loads((path / CARD).read_bytes())
         lines = (path / METADATA).read_bytes().splitlines()
-        studies = [study for line in lines if (study := Study.model_validate_json(line)).id in wanted]
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}; give the run's data folder with --data") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no data folder of rrg that can be read: {error}") from error
+        raise DataError(f"{path}: no data folder of rrg: {CARD}: {error}; give the run's with --data") from error
+    if not isinstance(card, dict):
+        raise DataError(f"{path}: no data folder of rrg: {CARD} holds no object; give the run's with --data")
+    studies = []
+    for number, line in enumerate(lines, 1):
+        try:
+            study = Study.model_validate_json(line)
+        except ValidationError as error:
+            reason = f"{METADATA}, line {number}: {describe(error)}"
+            raise DataError(f"{path}: no data folder of rrg: {reason}; give the run's with --data") from error
+        if study.id in wanted:
+            studies.append(study)
     if not studies:
         raise DataError(
             f"{path}: none of the {len(wanted)} predicted studies is in it; give the right folder with --data"
         )
-    return StudyFolder(path, card if isinstance(card, dict) else {}, studies)
+    return StudyFolder(path, card, studies)
 
 
 def _labeler(metrics: Metrics) -> tuple[Labeler, list[str]]:
@@ -155,21 +169,10 @@ def _whole(title: str, body: str) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return (
-        '<!doctype html>\n<html lang="en" dir="ltr"><head><meta charset="utf-8">\n'
+        f'{BEGINS} lang="en" dir="ltr"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">\n'
         f'<link rel="icon" href="data:,"><title>{plain(title)}</title>\n'
         f"<style>{style}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
-
-
-def _write(path: Path, page: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise RRGError(f"{path}: could not be written: {error.strerror}; name another file with -o") from error
-    finally:
-        partial.unlink(missing_ok=True)
