@@ -6,6 +6,7 @@ to the best peer and to the floor, which is what the work cannot do without.
 """
 
 import json
+import os
 import platform
 import random
 import statistics
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from rrg.errors import UsageError
 from rrg.training import commit
 
 HERE = Path(__file__).parent
@@ -135,13 +137,26 @@ def kept_bytes(call: Callable[[], Any]) -> int:
     return total
 
 
+def check_results() -> None:
+    """Raises UsageError where results could not be kept, before anything is measured."""
+    try:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(RESULTS, os.W_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise UsageError(f"{RESULTS}: results cannot be kept there: {reason}; mend that, or measure with --quick")
+
+
 def save(result: dict[str, Any]) -> Path:
     """Write a result to benchmarks/results/MACHINE/CASE.json."""
     name = result["machine"].get("gpu") or f"{result['machine']['cpu']} {result['machine']['threads']} threads"
     folder = RESULTS / "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result['case']}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
     return path
 
 

@@ -16,7 +16,7 @@ from rrg.model import RRGModel, build
 from rrg.testing import compositions
 from rrg.testing.hosts import tiny_model
 
-pytest_plugins = ["tiny_runs"]  # fixtures of whole runs
+pytest_plugins = ["tiny_runs", "report_runs"]  # fixtures of whole runs
 collect_ignore = ["stranger"]  # its own tests need it installed; test_new.py runs them
 
 SENTENCES = [

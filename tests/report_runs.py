@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from rrg.data.study import StudyFolder
-from rrg.evaluate import Exemplar, Prediction, evaluate
+from rrg.evaluate import Exemplar, Prediction, evaluate, read_predictions
 from rrg.evaluate.scores import write_scores
+from rrg.labels import get_labeler
 from rrg.observations import OBSERVATIONS
+from rrg.report.cases import Case, cases_of
+from rrg.report.page import read_studies
 
 NORMAL = "The heart is normal in size. The lungs are clear. No pneumothorax."
 SICK = "There is a small left pleural effusion. The heart is enlarged."
@@ -84,3 +87,9 @@ def scored(_scored: Path, tmp_path: Path) -> Path:
 def change(path: Path, **changes: Any) -> None:
     """Change keys of a JSON object on disk."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def every_case(run: Path) -> dict[str, Case]:
+    predictions = read_predictions(run / "predictions.jsonl")
+    folder = read_studies(run.parent / "data", predictions)
+    return {case.id: case for case in cases_of(predictions, folder, get_labeler())}

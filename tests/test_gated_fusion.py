@@ -27,14 +27,35 @@ def printed(t: dict[str, Tensor]) -> Tensor:
     return naive.gated_fusion(t["hidden"], t["expert"], torch.cat([t["of_hidden"], t["of_expert"]], dim=1), t["bias"])
 
 
-def fused(t: dict[str, Tensor]) -> Tensor:
+def fused(t: dict[str, Tensor], backend: Any = "auto") -> Tensor:
     half = t["expert"] @ t["of_expert"].T + t["bias"]
-    return gated_fusion(t["hidden"], t["expert"], half, t["of_hidden"])
+    return gated_fusion(t["hidden"], t["expert"], half, t["of_hidden"], backend=backend)
 
 
 def gradients(result: Tensor, t: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     upstream = torch.randn(result.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return dict(zip(t, torch.autograd.grad(result, list(t.values()), upstream.to(result)), strict=True))
+
+
+def assert_near_float64(
+    t: dict[str, Tensor], dtype: torch.dtype, tolerance: float, backend: Any = "auto", least: float = 0
+) -> None:
+    """Result and gradients in `dtype` against the equations in float64. Weights are made smaller before.
+
+    tolerance: of each element, and of the largest of its tensor, or of `least`; twice that for gradients.
+    """
+    scaled = {name: value.detach() * (0.1 if value.ndim == 2 else 1) for name, value in t.items()}
+    t = {name: value.to(dtype).requires_grad_() for name, value in scaled.items()}
+    exact = {name: value.detach().double().requires_grad_() for name, value in t.items()}
+    found, expected = fused(t, backend), printed(exact)
+    assert found.dtype == dtype
+    bound = tolerance * float(expected.detach().abs().max())
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=bound)
+    theirs = gradients(expected, exact, 0)
+    for name, gradient in gradients(found, t, 0).items():
+        assert gradient.dtype == dtype
+        bound = 2 * tolerance * max(float(theirs[name].abs().max()), least)
+        torch.testing.assert_close(gradient.double(), theirs[name], rtol=tolerance, atol=bound, msg=name)
 
 
 @settings(max_examples=30, deadline=None)
@@ -50,22 +71,7 @@ def test_outputs_and_every_gradient_are_those_of_the_equations(batch: int, text:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
 def test_other_dtypes_stay_near_float64(dtype: torch.dtype, tolerance: float) -> None:
-    exact = drawn(2, 65, 32, 0)
-    t = {
-        name: (value.detach() * (0.1 if value.ndim == 2 else 1)).to(dtype).requires_grad_()
-        for name, value in exact.items()
-    }
-    exact = {name: value.detach().double().requires_grad_() for name, value in t.items()}
-    found, expected = fused(t), printed(exact)
-    assert found.dtype == dtype
-    torch.testing.assert_close(
-        found.double(), expected, rtol=tolerance, atol=tolerance * float(expected.detach().abs().max())
-    )
-    theirs = gradients(expected, exact, 0)
-    for name, gradient in gradients(found, t, 0).items():
-        assert gradient.dtype == dtype
-        bound = tolerance * float(theirs[name].abs().max())
-        torch.testing.assert_close(gradient.double(), theirs[name], rtol=tolerance, atol=2 * bound, msg=name)
+    assert_near_float64(drawn(2, 65, 32, 0), dtype, tolerance)
 
 
 def test_a_low_rank_weight_is_the_product_of_its_halves() -> None:

@@ -1,6 +1,5 @@
 """The rule-based labeler: single sentences, aggregation, the two modes, degenerate text."""
 
-import time
 import tomllib
 from importlib.resources import files
 
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hangs import hang_guard
 from rrg.errors import UsageError
 from rrg.labels import get_labeler
 from rrg.labels.rules import RuleLabeler, aggregate, sentences
@@ -214,11 +214,9 @@ def test_a_mode_has_phrases_for_each_observation_and_readings_of_observations_on
         "x", "not be ", "\u2028no\u0130 mass ", "\n \n",
     ],
 )  # fmt: skip
-def test_time_stays_linear_in_a_degenerate_text(mode: str, phrase: str) -> None:
-    text = phrase * (100_000 // len(phrase))
-    start = time.process_time()
-    LABELERS[mode].label(text)
-    assert time.process_time() - start < 10  # a quadratic search takes minutes
+def test_a_degenerate_text_comes_to_an_end(mode: str, phrase: str) -> None:
+    with hang_guard():
+        LABELERS[mode].label(phrase * (2**19 // len(phrase)))
 
 
 def test_what_a_very_long_report_says_is_found_at_its_end() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from chromium import CHROMIUM, Chromium, chromium
+from report_pages import HOSTILE
 from report_runs import TEXTS, write_run
 from rrg.report import write_page
-from test_report import HOSTILE
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 

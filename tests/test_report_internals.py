@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from report_pages import Page
 from rrg.batch import Collator, Studies
 from rrg.data.study import StudyFolder
 from rrg.evaluate import evaluate, read_predictions
@@ -23,7 +24,6 @@ from rrg.report.reader import Reader, in_rows
 from rrg.run import load, write_predictions
 from rrg.stream import to_device
 from rrg.training import train
-from test_report import Page
 from tiny_runs import tiny_recipe
 
 

@@ -1,13 +1,12 @@
 """Comparisons that papers print, as tables of compositions: each row trained and scored over several seeds."""
 
-import json
 import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rrg.composition import compose
 from rrg.data.study import StudyFolder
@@ -18,6 +17,9 @@ from rrg.registry import registry
 from rrg.resolve import did_you_mean
 from rrg.run_folder import RUN, fingerprint, read_run
 from rrg.settings import parse_setting
+
+if TYPE_CHECKING:
+    from rrg.evaluate import Scores
 
 SHOWN = {"CIDEr": "cider", "BLEU-4": "bleu_4", "ROUGE-L": "rouge_l"}
 
@@ -88,6 +90,7 @@ def run_table(
 
     Raises UsageError before anything runs where a row cannot be composed, or `out` holds runs of other recipes.
     """
+    from rrg.evaluate.scores import read_scores
     from rrg.run import write_and_score
     from rrg.training import train
 
@@ -120,7 +123,7 @@ def run_table(
             say(f"[{number}/{len(places)}] {key[0]}, seed {key[1]}")
             train(recipes[key], folder, place, resume=(place / "recipe.toml").exists())
             write_and_score(place, folder)
-    return summary(table, {key: _scores(place) for key, place in places.items()}, steps)
+    return summary(table, {key: read_scores(place / "metrics.json") for key, place in places.items()}, steps)
 
 
 def _fits(key: str, recipe: Recipe) -> bool:
@@ -128,28 +131,19 @@ def _fits(key: str, recipe: Recipe) -> bool:
     return key.partition(".")[0] in RESERVED or ".".join(key.split(".")[:2]) in recipe.pieces
 
 
-def _scores(place: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
-        return content
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{place / 'metrics.json'}: no scores that can be read: {error}; remove it to score anew"
-        ) from error
-
-
 def slug(row: str) -> str:
     """A row's folder: `experts-alone`."""
     return re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")
 
 
-def summary(table: Table, scores: Mapping[tuple[str, int], dict[str, Any]], steps: int | None) -> dict[str, Any]:
+def summary(table: Table, scores: Mapping[tuple[str, int], "Scores"], steps: int | None) -> dict[str, Any]:
     """Scores by row and seed, with what they were measured by."""
     first = next(iter(scores.values()))
     for (row, seed), found in scores.items():
-        other = [key for key in ("data", "split", "n", "signature") if found[key] != first[key]]
-        if other:
-            raise DataError(f"{row}, seed {seed}: {other[0]} is {found[other[0]]}, elsewhere {first[other[0]]}")
+        for key in ("data", "split", "n", "signature"):
+            one, other = getattr(found, key), getattr(first, key)
+            if one != other:
+                raise DataError(f"{row}, seed {seed}: {key} is {one}, elsewhere {other}")
     rows = {
         row: {
             "compose": text,
@@ -160,23 +154,23 @@ def summary(table: Table, scores: Mapping[tuple[str, int], dict[str, Any]], step
     return {
         "table": table.name,
         "title": table.title,
-        "data": first["data"],
-        "split": first["split"],
-        "n": first["n"],
-        "protocol": first["signature"],
+        "data": first.data,
+        "split": first.split,
+        "n": first.n,
+        "protocol": first.signature,
         "steps": steps,
         "rows": rows,
         "baselines": {
-            name: _figures(first, name) for name in first["rows"] if name not in ("model", "copy the retrieved")
+            name: _figures(first, name) for name in first.rows if name not in ("model", "copy the retrieved")
         },
     }
 
 
-def _figures(scores: dict[str, Any], row: str) -> dict[str, float]:
-    found = scores["rows"][row]
-    figures = {name: found[key] for name, key in SHOWN.items()}
-    figures = {"macro-F1": found["clinical"]["macro"]["f1"], **figures}
-    return figures | ({"distinct": scores["distinct"]} if row == "model" else {})
+def _figures(scores: "Scores", row: str) -> dict[str, float]:
+    found = scores.rows[row]
+    figures = {name: getattr(found, key) for name, key in SHOWN.items()}
+    figures = {"macro-F1": found.clinical.macro.f1, **figures}
+    return figures | ({"distinct": scores.distinct} if row == "model" else {})
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

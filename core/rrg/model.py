@@ -78,7 +78,6 @@ class RRGModel(nn.Module):
 
     def _inject(self, name: str, piece: Registered, axes: Axes) -> None:
         config = self.configs[name]
-        modules: dict[int, nn.Module] = {}
         wanted = range(axes.layers) if config.layers == "all" else config.layers
         outside = [index for index in wanted if not 0 <= index < axes.layers]
         if outside or not wanted or len(set(wanted)) < len(wanted):
@@ -86,10 +85,10 @@ class RRGModel(nn.Module):
                 f"{name}.layers={config.layers}: expected different layers of {self.recipe.host.name}, "
                 f"which has 0 to {axes.layers - 1}"
             )
-        reference = next(self.host.layers[0].parameters())
+        device = next(self.host.layers[0].parameters()).device
+        modules: dict[int, nn.Module] = {}
         for index in wanted:
-            first = modules[wanted[0]] if modules else None
-            modules[index] = _made(piece, config, axes, layer=index, first=first).to(reference.device)
+            modules[index] = _made(piece, config, axes, layer=index, first=modules.get(wanted[0])).to(device)
         self.injection.add(name, modules, config.where)
 
     def _train_in_float32(self) -> None:
@@ -113,21 +112,19 @@ class RRGModel(nn.Module):
         pieces: those that shall run; None: all. A piece to which something is missing that it must have, as a text
         encoder when a report is written, doesn't run and gives nothing.
         """
-        with self._autocast(batch["pixel_values"].device):
-            return self._signals(batch, pieces)
-
-    def _signals(self, batch: dict[str, Tensor], pieces: Container[str] | None) -> Values:
         values: Values = {("data", name): batch[name] for name in DATA if name in batch}
-        if self.native and isinstance(self.host, Qwen3VLHost):
-            tokens, mask, seen = self.host.see(batch["pixel_values"], batch["view_mask"])
-            values |= {("host", "patch_tokens"): tokens, ("host", "patch_mask"): mask, ("host", "visual_embeds"): seen}
-        for name, module in self.modules_by_piece.items():
-            if self.kinds[name] not in ("encoder", "connector") or not (pieces is None or name in pieces):
-                continue
-            arguments = self.arguments(name, values)
-            if can_run(self.contracts[name], {n for n, value in arguments.items() if value is not None}):
-                given = module(**arguments)
-                values |= {(name, port.signal): getattr(given, port.argument) for port in self.contracts[name].gives}
+        with self._autocast(batch["pixel_values"].device):
+            if self.native and isinstance(self.host, Qwen3VLHost):
+                names = ("patch_tokens", "patch_mask", "visual_embeds")
+                seen = self.host.see(batch["pixel_values"], batch["view_mask"])
+                values |= {("host", name): value for name, value in zip(names, seen, strict=True)}
+            for name, module in self.modules_by_piece.items():
+                if self.kinds[name] not in ("encoder", "connector") or not (pieces is None or name in pieces):
+                    continue
+                arguments = self.arguments(name, values)
+                if can_run(self.contracts[name], {n for n, value in arguments.items() if value is not None}):
+                    given, ports = module(**arguments), self.contracts[name].gives
+                    values |= {(name, port.signal): getattr(given, port.argument) for port in ports}
         return values
 
     def arguments(self, name: str, values: Values) -> dict[str, Any]:
@@ -165,12 +162,9 @@ class RRGModel(nn.Module):
         return {"loss": torch.stack(weighted).sum()}
 
     def _loss(self, name: str, batch: dict[str, Tensor], values: Values) -> Tensor:
-        if name == REPORT:
-            return self._report_loss(batch, values)
-        part: Tensor = self.modules_by_piece[name](**self.arguments(name, values))
-        return part
-
-    def _report_loss(self, batch: dict[str, Tensor], values: Values) -> Tensor:
+        if name != REPORT:
+            part: Tensor = self.modules_by_piece[name](**self.arguments(name, values))
+            return part
         smoothing = (self.stage.label_smoothing if self.stage else 0.0) or 0.0
         try:
             return self.host.loss(self._inputs(batch, values), batch["labels"], smoothing)
@@ -284,10 +278,10 @@ class RRGModel(nn.Module):
             )
         self.requires_grad_(False)
         for trains, parameters in self._shares(stage):
-            for full, parameter in parameters:
+            for _, parameter in parameters:
                 parameter.requires_grad_(trains)
-                if trains:
-                    self.touched.add(full)
+            if trains:
+                self.touched |= {full for full, _ in parameters}
         self.train(self.training)
 
     def _shares(self, stage: StageConfig) -> Iterator[tuple[bool, list[tuple[str, nn.Parameter]]]]:
@@ -304,7 +298,7 @@ class RRGModel(nn.Module):
                 tower = [(f"{prefix}model.visual.{n}", p) for n, p in self.host.tower_parameters(connector)]
                 yield trains and used, tower
         for name in [*self.modules_by_piece, *self.injection.pieces]:
-            yield self.trains(name, stage), [(n, p) for n, p in self.piece_parameters(name)]
+            yield self.trains(name, stage), self.piece_parameters(name)
 
     def trains(self, name: str, stage: StageConfig) -> bool:
         """Whether a stage trains a piece: as vision tower, as connector, or by name."""
@@ -321,7 +315,7 @@ class RRGModel(nn.Module):
 
     def piece_parameters(self, name: str) -> list[tuple[str, nn.Parameter]]:
         """Parameters of one piece by the names under which they are saved: `lead.gate/08/gate.weight`."""
-        return [(key, value) for key, value in self._piece_items(name, "named_parameters")]
+        return self._piece_items(name, "named_parameters")
 
     def piece_buffers(self, name: str) -> list[tuple[str, Tensor]]:
         return self._piece_items(name, "named_buffers")

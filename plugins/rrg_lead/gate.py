@@ -45,7 +45,7 @@ class Gate(nn.Module):
             self.project = nn.Sequential(
                 nn.Linear(axes.host, config.width), nn.GELU(), nn.Linear(config.width, axes.host)
             )
-        if config.fusion == "gate":
+        if self.gated:
             inner = config.rank or axes.host
             self.gate_hidden = nn.Linear(axes.host, inner, bias=False)
             self.gate_expert = nn.Linear(axes.host, inner, bias=False)
@@ -54,6 +54,10 @@ class Gate(nn.Module):
             # From zero, so that the gate starts at σ(bias) on every host, however large its hidden states are.
             for start in (self.gate_up,) if config.rank else (self.gate_hidden, self.gate_expert):
                 nn.init.zeros_(start.weight)
+
+    @property
+    def gated(self) -> bool:
+        return self.fusion == "gate"
 
     def close(self) -> None:
         """Make the layer's share the identity: σ(-∞) = 0."""
@@ -64,6 +68,15 @@ class Gate(nn.Module):
         if self.fusion == "add":
             return Prepared(embedding, embedding)
         return Prepared(embedding, self.gate_up(self.gate_expert(embedding)) + self.gate_bias)
+
+    def gate(
+        self,
+        hidden: Float[Tensor, "batch text host"],
+        layer_embedding: Float[Tensor, "batch host"],
+        expert_half: Float[Tensor, "batch host"],
+    ) -> Float[Tensor, "batch text host"]:
+        """g of eq. 1 for what `forward` takes, to look at: the share of e^l in h'. It is there where `gated`."""
+        return torch.sigmoid(self.gate_up(self.gate_hidden(hidden)) + expert_half.unsqueeze(1))
 
     def forward(
         self,

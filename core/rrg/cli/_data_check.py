@@ -38,7 +38,11 @@ def add(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, print, and end with 1 where there are errors (with --strict: or warnings)."""
     from rrg.data.check import check_folder
+    from rrg.files import check_output
+    from rrg.report.sheet import BEGINS
 
+    if args.html:
+        check_output(args.html, BEGINS, "a page of rrg")
     check = check_folder(args.folder, quick=args.quick, workers=args.workers or None)
     if args.html:
         from rrg.data.check.page import write_check

@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"no case {unknown[0]}; cases: {', '.join(cases)}")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: no GPU here")
+    if not args.quick:
+        runner.check_results()
     results = []
     for name in args.case or cases:
         found = runner.run(

@@ -1,6 +1,7 @@
 """`rrg compare`: do runs differ on the same studies, or could it be chance?"""
 
 import argparse
+import os
 from pathlib import Path
 
 from rrg.cli._options import add_json
@@ -46,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
     if len(args.runs) < 2:
         raise UsageError(f"only {args.runs[0]} is given; name two runs or predictions files, or more")
     paths = {name: Path(name) / FILE if Path(name).is_dir() else Path(name) for name in args.runs}
-    seen: dict[Path, str] = {}
+    seen: dict[str, str] = {}
     for name in args.runs:
-        path = paths[name].resolve()
+        path = os.path.realpath(paths[name])  # of a loop of links too
         if path in seen:
             raise UsageError(f"{seen[path]} and {name} are the same file; name different runs")
         seen[path] = name

@@ -72,8 +72,11 @@ def run(args: argparse.Namespace) -> int:
     from rrg.evaluate.label_files import read_labels
     from rrg.evaluate.predictions import FILE, read_run
     from rrg.evaluate.radgraph import read_annotations
-    from rrg.evaluate.scores import write_scores
+    from rrg.evaluate.scores import BEGINS, write_scores
+    from rrg.files import check_output
 
+    if args.output is not None:
+        check_output(args.output, BEGINS, "an evaluation's metrics")
     given = Path(args.predictions)
     path = given / FILE if given.is_dir() else given
     made_from = read_run(path.parent)

@@ -21,6 +21,7 @@ from rrg.evaluate.statistics import (
     RESAMPLES,
     Difference,
     Statistics,
+    check_seed,
     clinical_statistics,
     differences,
     holm,
@@ -30,6 +31,8 @@ from rrg.labels import Labeler, get_labeler
 from rrg.observations import OBSERVATIONS
 
 SHOWN = 5
+MOST = 10_000_000
+"""Permutations or resamples: p is then a multiple of 1e-7."""
 NAMES = {key: name for name, key in COLUMNS.items()}
 NAMES |= {"f1_macro": "F1 macro-14", "f1_micro": "F1 micro", "f1_example": "F1 example"}
 
@@ -104,14 +107,16 @@ def compare(
 ) -> Comparison:
     """Test the first system against each of the others, on the studies of the split that all of them have.
 
-    Raises: UsageError for fewer than two systems, an unknown protocol, split, labeler or data set, or a number of
-    permutations or resamples below 1; DataError where an id is not of the split or given twice, no study or only one
-    patient is shared, or the training split is empty.
+    Raises: UsageError for fewer than two systems, an unknown protocol, split, labeler or data set, a negative seed, or
+    a number of permutations or resamples below 1 or above MOST; DataError where an id is not of the split or given
+    twice, no study or only one patient is shared, or the training split is empty.
     """
     if len(systems) < 2:
         raise UsageError(f"{len(systems)} systems given; a comparison needs two or more")
-    if min(permutations, resamples) < 1:
-        raise UsageError(f"{permutations} permutations and {resamples} resamples: at least 1 of each is needed")
+    if not (1 <= permutations <= MOST and 1 <= resamples <= MOST):
+        counts = f"{permutations} permutations and {resamples} resamples"
+        raise UsageError(f"{counts}: give at least 1 of each, and at most {MOST:,}")
+    check_seed(seed)
     if protocol not in PROTOCOLS:
         raise UsageError(f"no protocol is named {protocol!r}; there are: {', '.join(PROTOCOLS)}")
     label = get_labeler(labeler) if labeler else get_labeler()

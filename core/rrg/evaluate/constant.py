@@ -1,12 +1,11 @@
 """The best constant: the one training report that, repeated for every validation study, has the highest BLEU-4."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
-ORDER = 4
-# pycocoevalcap's guards against division by zero; they belong to its scores.
-_SMALL, _TINY = 1e-9, 1e-15
+import numpy as np
+
+from rrg.evaluate.language import ORDER, bleu
 
 
 def ngrams(text: str) -> Counter[tuple[str, ...]]:
@@ -40,11 +39,8 @@ class ConstantBleu:
         for ngram, count in ngrams(hypothesis).items():
             if clipped := self._clipped.get(ngram):
                 correct[len(ngram) - 1] += clipped[min(count, len(clipped)) - 1]
-        bleu = 1.0
-        for n in range(ORDER):
-            bleu *= (correct[n] + _TINY) / (max(0, length - n) * self._n + _SMALL)
-        ratio = (length * self._n + _TINY) / (self._length + _SMALL)
-        return float(bleu ** (1 / ORDER) * (math.exp(1 - 1 / ratio) if ratio < 1 else 1))
+        possible = [max(0, length - n) * self._n for n in range(ORDER)]
+        return float(bleu(np.array(correct), np.array(possible), np.array(self._length))[-1])
 
 
 def best_constant(candidates: Sequence[str], references: Sequence[str]) -> tuple[int, float]:

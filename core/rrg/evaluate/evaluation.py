@@ -19,7 +19,7 @@ from rrg.evaluate.protocol import SECTIONS, Protocol, protocol_for, section_of
 from rrg.evaluate.radgraph import Annotation, Overlap, mean, radgraph_scores
 from rrg.evaluate.reports import scored_reports
 from rrg.evaluate.scores import COLUMNS, RadGraph, Repeated, Row, Scores, Subset
-from rrg.evaluate.statistics import clinical_statistics, intervals, join
+from rrg.evaluate.statistics import check_seed, clinical_statistics, intervals, join
 from rrg.labels import Labeler, get_labeler
 from rrg.observations import OBSERVATIONS
 
@@ -74,21 +74,23 @@ def evaluate(
     the generated and of the reference reports; where they are None the labeler reads them (or the data set's are
     exact). radgraph: annotations of the generated and of the reference reports.
 
-    Raises: UsageError for an unknown protocol, split, section, labeler or data set; DataError where an id is not of the
-    split or given twice, there is no prediction or reference, the training split is empty, or labels are missing.
+    Raises: UsageError for an unknown protocol, split, section, labeler or data set, or a negative seed; DataError where
+    an id is not of the split or given twice, there is no prediction or reference, the training split is empty, or
+    labels are missing.
     """
     label = get_labeler(labeler) if isinstance(labeler, str) else labeler or get_labeler()
     if section not in SECTIONS:
         raise UsageError(f"no section {section!r}; there are: {', '.join(SECTIONS)}")
     if not predictions:
         raise DataError("there are no predictions to evaluate")
+    check_seed(seed)
     if folder is None:
         form = protocol_for(protocol, None, rules, None, "reference")
         cases, train = _own_references(predictions), []
     else:
         train = [text for study in folder.split("train") if (text := section_of(study, section))]
         if not train:
-            raise DataError(f"{folder.path}: no training studies, and the vocabulary comes from train")
+            raise DataError(f"{folder.path}: no training studies with {section}, and the vocabulary comes from train")
         form = protocol_for(protocol, folder.card, rules, train, section)
         cases = _cases(predictions, folder, split, section)
     notes = cases.notes

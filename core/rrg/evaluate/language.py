@@ -57,12 +57,17 @@ def language_statistics(hypotheses: Sequence[str], references: Sequence[str]) ->
 
 def _score(sums: np.ndarray) -> ByMetric:
     """From sums of the columns of `language_statistics`."""
-    clipped, possible = sums[..., :ORDER], sums[..., ORDER : 2 * ORDER]
-    length, (reference, rouge, cider, reports) = possible[..., 0], np.moveaxis(sums[..., 2 * ORDER :], -1, 0)
-    bleu = np.cumprod((clipped + _TINY) / (possible + _SMALL), axis=-1) ** (1 / np.arange(1, ORDER + 1))
-    bleu = bleu * np.exp(np.minimum(0, 1 - (reference + _SMALL) / (length + _TINY)))[..., None]
-    scores = {f"bleu_{k}": bleu[..., k - 1] for k in range(1, ORDER + 1)}
+    reference, rouge, cider, reports = np.moveaxis(sums[..., 2 * ORDER :], -1, 0)
+    found = bleu(sums[..., :ORDER], sums[..., ORDER : 2 * ORDER], reference)
+    scores = {f"bleu_{k}": found[..., k - 1] for k in range(1, ORDER + 1)}
     return {**scores, "rouge_l": rouge / reports, "cider": cider / reports}
+
+
+def bleu(clipped: np.ndarray, possible: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """BLEU-1 to BLEU-4 (..., 4) of sums: clipped and possible n-grams (..., 4), the references' length (...)."""
+    precision = np.cumprod((clipped + _TINY) / (possible + _SMALL), axis=-1) ** (1 / np.arange(1, ORDER + 1))
+    brevity = np.exp(np.minimum(0, 1 - (reference + _SMALL) / (possible[..., 0] + _TINY)))
+    return np.asarray(precision * brevity[..., None])
 
 
 def _ngrams(words: Sequence[Sequence[str]], lengths: np.ndarray) -> Iterator[csr_array]:

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rrg.data.tables import records, refuse
 from rrg.errors import DataError
+from rrg.files import check_input
 
 FILE = "predictions.jsonl"
 MAX_REPORT = 1 << 16
@@ -32,7 +34,7 @@ class Prediction(BaseModel):
     report: str = Field(max_length=MAX_REPORT)
     reference: str = Field(default="", max_length=MAX_REPORT)
     exemplar: Exemplar | None = None
-    probabilities: dict[str, float] | None = None
+    probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
 
 
 def read_predictions(path: Path, allow_empty: bool = True) -> list[Prediction]:
@@ -43,7 +45,8 @@ def read_predictions(path: Path, allow_empty: bool = True) -> list[Prediction]:
     Raises DataError that lists, with line numbers, records that are not JSON, lack a field, hold NaN or something else
     than text, and ids given twice; or says that the file is missing, empty, not UTF-8 or too large to be predictions.
     """
-    table = path.suffix.lower() == ".csv"
+    check_input(path)
+    table = path.name.lower().removesuffix(".gz").endswith(".csv")
     predictions: dict[str, tuple[int, Prediction]] = {}
     problems: list[str] = []
     for number, record in records(path, "predictions", "; `rrg generate` writes it"):

@@ -1,17 +1,21 @@
 """What an evaluation found, as data and as a table that says how each number was made."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
-from rrg.errors import RRGError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from rrg.data.study import describe
+from rrg.errors import DataError
 from rrg.evaluate.clinical import PRESETS, Agreement, Clinical
 from rrg.evaluate.radgraph import Overlap
 from rrg.evaluate.reports import ScoredReport
 from rrg.evaluate.statistics import RESAMPLES
+from rrg.files import write_output
 
 COLUMNS = {
     "BLEU-1": "bleu_1",
@@ -22,7 +26,10 @@ COLUMNS = {
     "ROUGE-L": "rouge_l",
     "CIDEr": "cider",
 }
+BEGINS = '{\n  "protocol":'
+"""How every file of scores begins."""
 SHOWN_TEXT = 100
+SHOWN_PROBLEMS = 300
 BOUNDS = ("  95 % from", "  to")
 
 
@@ -34,6 +41,8 @@ class Row:
     `intervals` are 95 % bootstrap intervals of the language metrics and of f1_macro and f1_micro (uncertain as 0), with
     whole patients drawn; empty where there is one patient.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     bleu_1: float
     bleu_2: float
@@ -86,6 +95,8 @@ class Scores:
     `reports` has each report's own scores and labels.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     protocol: str
     signature: str
     data: str
@@ -106,8 +117,8 @@ class Scores:
     constant: str | None
     constant_val_bleu_4: float | None
     seed: int
-    notes: list[str] = field(default_factory=list)
-    reports: list[ScoredReport] = field(default_factory=list)
+    notes: list[str]
+    reports: list[ScoredReport]
 
     def to_json(self) -> str:
         """The whole of it, as JSON; NaN never occurs."""
@@ -204,11 +215,30 @@ def _observations(clinical: Clinical, uncertain: str) -> list[str]:
 
 
 def write_scores(scores: Scores, path: Path) -> None:
-    """Write the JSON under a temporary name, then rename it. Raises RRGError where the folder cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write the JSON. Raises RRGError as `write_output` does."""
+    write_output(path, scores.to_json() + "\n")
+
+
+def read_scores(path: Path) -> Scores:
+    """Read what `write_scores` wrote. Raises DataError where it is missing, not JSON, or of any other form."""
+    again = f"`rrg evaluate {path.parent}` writes it"
     try:
-        temporary.write_text(scores.to_json() + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        scores = _adapter().validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; {again}") from None
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RRGError(f"{path}: could not be written: {error.strerror}; name another file with -o") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror}; {again}") from None
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise DataError(f"{path}: cannot be read as JSON: {error.errors()[0]['msg']}; {again}") from None
+        raise DataError(
+            f"{path}: not what this version of rrg evaluate writes: {describe(error)[:SHOWN_PROBLEMS]}; {again} anew"
+        ) from None
+    if "model" not in scores.rows:
+        raise DataError(f'{path}: "rows" has no scores of "model"; {again} anew')
+    return scores
+
+
+@cache
+def _adapter() -> TypeAdapter[Scores]:
+    return TypeAdapter(Scores)

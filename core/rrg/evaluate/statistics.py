@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rrg.errors import UsageError
+
 RESAMPLES, PERMUTATIONS, LEVEL = 1000, 10_000, 0.95
 CELLS = 1 << 20
 """Numbers of a matrix of weights at a time: 8 MiB."""
@@ -144,6 +146,12 @@ def holm(p: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(1, np.maximum.accumulate(stepped))
     return [float(value) for value in corrected]
+
+
+def check_seed(seed: int) -> None:
+    """Raises UsageError for a negative one."""
+    if seed < 0:
+        raise UsageError(f"seed {seed}: expected 0 or more")
 
 
 def _by_cluster(values: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:

@@ -5,13 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from rrg.data.study import Study, StudyFolder
 from rrg.evaluate import Prediction
-from rrg.evaluate.scores import COLUMNS
+from rrg.evaluate.reports import ScoredReport
 from rrg.labels import Labeler
 from rrg.observations import OBSERVATIONS
 
@@ -19,6 +19,7 @@ Status = Literal["agreed", "missed", "hallucinated"]
 Kind = Literal["missed", "hallucinated", "other"]
 KINDS: tuple[Kind, ...] = ("missed", "hallucinated", "other")
 TURNS: tuple[Kind, ...] = ("missed", "missed", "missed", "hallucinated", "hallucinated", "other")
+OWN = ("bleu_4", "rouge_l", "cider")  # scores of a single report
 NO_FINDING = "No Finding"
 LONGEST = 20_000
 SAYS = {0: "absent", -1: "uncertain"}
@@ -84,27 +85,29 @@ def cases_of(
     predictions: Sequence[Prediction],
     folder: StudyFolder,
     labeler: Labeler,
-    scored: Mapping[str, Mapping[str, Any]] | None = None,
+    scored: Mapping[str, ScoredReport] | None = None,
 ) -> list[Case]:
     """Every prediction as a case, the worst first.
 
-    scored: what metrics.json says of each report, by id. Its `labels` and `reference_labels` count where it has them.
-    Else what counts is what an evaluation takes: the card's exact labels, or the labeler's on the texts. Uncertain
-    counts as not there.
+    scored: what an evaluation says of each report, by id. Its labels count where it has the report. Else what counts
+    is what an evaluation takes: the card's exact labels, or the labeler's on the texts. Uncertain counts as not there.
     """
     studies = {study.id: study for study in folder.studies}
     cases = []
     for prediction in predictions:
-        study, known = studies.get(prediction.id), (scored or {}).get(prediction.id, {})
+        study, known = studies.get(prediction.id), (scored or {}).get(prediction.id)
         text = study.findings if study else prediction.reference
-        made, there = known.get("labels"), known.get("reference_labels")
-        if not (isinstance(made, dict) and isinstance(there, dict)):
+        made: Mapping[str, float | None]
+        there: Mapping[str, float | None]
+        if known:
+            made, there = known.labels, known.reference_labels
+        else:
             made, there = _labels(prediction.report, labeler), _labels(text, labeler)
             there = study.labels if study and folder.card.get("labels") == "exact" else there
         says, has = ({name: labels.get(name) == 1 for name in OBSERVATIONS} for labels in (made, there))
         called_normal = says.pop(NO_FINDING) and not has.pop(NO_FINDING)
         findings = {name: status for name in says if (status := _status(says[name], has[name]))}
-        scores = {key: value for key in COLUMNS.values() if isinstance(value := known.get(key), float)}
+        scores = {key: getattr(known, key) for key in OWN} if known else {}
         cases.append(Case(prediction, study, findings, called_normal, _overlap(prediction.report, text), scores))
     return sorted(cases, key=lambda case: case.order)
 

@@ -5,12 +5,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
 from tqdm import tqdm
 
-from rrg.data.study import CARD, METADATA, Study, StudyFolder
+from rrg.data.study import CARD, METADATA, Study, StudyFolder, describe
 from rrg.errors import DataError, RRGError, UsageError
 from rrg.evaluate import Prediction, read_predictions
 from rrg.evaluate.predictions import FILE
+from rrg.files import check_output, write_output
 from rrg.labels import Labeler, get_labeler
 from rrg.recipe import Recipe
 from rrg.report.casebook import casebook
@@ -19,7 +21,7 @@ from rrg.report.internals import Internals
 from rrg.report.markup import text
 from rrg.report.scores import Metrics, read_metrics
 from rrg.report.sections import findings, summary
-from rrg.report.sheet import whole, write
+from rrg.report.sheet import BEGINS, whole
 from rrg.run_folder import read_run, run_data
 
 NAME = "report.html"
@@ -44,12 +46,14 @@ def write_page(
     """
     if cases < 1:
         raise UsageError(f"--cases {cases}: give 1 or more")
+    if output is not None:
+        check_output(output, BEGINS, "a page of rrg")
     state = read_run(run)
     predictions, metrics = read_predictions(run / FILE), read_metrics(run / "metrics.json")
     folder = read_studies(data or run_data(run), predictions)
     labeler, notes = _labeler(metrics)
     notes += _mismatch(metrics, predictions, folder)
-    every = cases_of(predictions, folder, labeler, metrics.reports)
+    every = cases_of(predictions, folder, labeler, {report.id: report for report in metrics.scores.reports})
     taken = chosen(every, cases, seed)
     found, note = _internals(run, folder, taken) if internals else ({}, "Without the model's internals, as asked for.")
     how = "worst first" if seed is None or len(taken) == len(every) else f"drawn at random (seed {seed}), worst first"
@@ -62,7 +66,7 @@ def write_page(
         "</main>",
     ]
     output = output or run / NAME
-    write(output, whole(f"{run.resolve().name}: radiology reports", "\n".join(body)))
+    write_output(output, whole(f"{run.resolve().name}: radiology reports", "\n".join(body)))
     return output
 
 
@@ -75,32 +79,40 @@ def read_studies(path: Path, predictions: Sequence[Prediction]) -> StudyFolder:
     try:
         card = json.loads((path / CARD).read_bytes())
         lines = (path / METADATA).read_bytes().splitlines()
-        studies = [study for line in lines if (study := Study.model_validate_json(line)).id in wanted]
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}; give the run's data folder with --data") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no data folder of rrg that can be read: {error}") from error
+        raise DataError(f"{path}: no data folder of rrg: {CARD}: {error}; give the run's with --data") from error
+    if not isinstance(card, dict):
+        raise DataError(f"{path}: no data folder of rrg: {CARD} holds no object; give the run's with --data")
+    studies = []
+    for number, line in enumerate(lines, 1):
+        try:
+            study = Study.model_validate_json(line)
+        except ValidationError as error:
+            reason = f"{METADATA}, line {number}: {describe(error)}"
+            raise DataError(f"{path}: no data folder of rrg: {reason}; give the run's with --data") from error
+        if study.id in wanted:
+            studies.append(study)
     if not studies:
         raise DataError(
             f"{path}: none of the {len(wanted)} predicted studies is in it; give the right folder with --data"
         )
-    return StudyFolder(path, card if isinstance(card, dict) else {}, studies)
+    return StudyFolder(path, card, studies)
 
 
 def _labeler(metrics: Metrics) -> tuple[Labeler, list[str]]:
     """The labeler that the scores were made with, where it needs nothing more; else the bundled one."""
-    labeler, name = get_labeler(), metrics.facts.get(("labeler",))
-    if name is None:
-        return labeler, []
+    labeler, name = get_labeler(), metrics.scores.labeler
     try:
-        return get_labeler(str(name)), []
+        return get_labeler(name), []
     except RRGError:
         return labeler, [f"sentences are marked by the labeler {labeler.name}, not by {name}, which made the scores"]
 
 
 def _mismatch(metrics: Metrics, predictions: Sequence[Prediction], folder: StudyFolder) -> list[str]:
     notes = []
-    if (n := metrics.tables[""].n) not in (None, len(predictions)):
+    if (n := metrics.scores.n) != len(predictions):
         notes.append(f"metrics.json scores {n} studies, {FILE} has {len(predictions)}; score anew with rrg evaluate")
     if absent := len(predictions) - len(folder.studies):
         notes.append(f"{absent} of the predicted studies are not in the data folder")
@@ -133,11 +145,11 @@ def _header(run: Path, state: dict[str, object], metrics: Metrics, notes: Sequen
     except RRGError:
         expression = ""
     finished = str(state.get("finished", "")).replace("T", " ")
-    about = [f"split {metrics.facts.get(('split',))} of {metrics.facts.get(('data',))}"]
+    split = metrics.scores.split
+    about = [f"split {split} of {metrics.scores.data}" if split else metrics.scores.data]
     about += [f"trained until {finished}"] if finished else []
     said = "".join(f'<p class="note">{text(note)}.</p>' for note in notes)
-    parts = ["summary", *(["findings"] if metrics.observations else []), "cases"]
-    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in parts)
+    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in ("summary", "findings", "cases"))
     return (
         f"<header><h1>{text(run.resolve().name)}</h1>"
         + (f'<p class="expression">{text(expression)}</p>' if expression else "")

@@ -1,8 +1,8 @@
 """What a run's modules see: the model re-reads a generated report beside its films, and hooks note gates and attention.
 
-Pieces are known by what they are, not by their names. A gate is an injected module with `gate_hidden`, which reads
-`expert_half`, as LEAD's: g = σ(W_h h + expert_half) (eq. 1). Disease tokens are what asks the patches by
-`nn.MultiheadAttention` with one query per observation, as DAST's.
+Pieces are known by what they are, not by their names. A gate is an injected module that is `gated`: its method `gate`
+takes what `forward` takes and gives a value in [0, 1] by token and channel (batch text host), as LEAD's. Disease tokens
+are what asks the patches by `nn.MultiheadAttention` with one query per observation, as DAST's.
 """
 
 from collections.abc import Iterator
@@ -71,8 +71,7 @@ class Reader:
 
         def note_gate(key: tuple[str, int]) -> Any:
             def hook(module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-                gate = torch.sigmoid(module.gate_up(module.gate_hidden(args[0])) + kwargs["expert_half"].unsqueeze(1))
-                gates[key] = gate[0].float().mean(dim=-1).cpu()
+                gates[key] = module.gate(*args, **kwargs)[0].float().mean(dim=-1).cpu()
 
             return hook
 
@@ -96,7 +95,7 @@ class Reader:
             (name, layer): module
             for name, modules in self.model.injection.pieces.items()
             for layer, module in modules.items()
-            if hasattr(module, "gate_hidden")
+            if getattr(module, "gated", False)
         }
 
     def _attentions(self) -> dict[str, nn.MultiheadAttention]:

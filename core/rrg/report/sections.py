@@ -1,26 +1,25 @@
 """The page's first two parts as HTML: scores beside their null baselines, and the model by finding."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rrg.report.markup import bar, number, shown, text
-from rrg.report.scores import ABNORMAL, MODEL, NAMES, Cell, Metrics, Table, Way
+from rrg.report.scores import ABNORMAL, MODEL, NAMES, Cell, Metrics, Table, Way, leaves
 
-FACTS: dict[Way, str] = {
-    ("signature",): "Protocol",
-    ("data",): "Data",
-    ("split",): "Split",
-    ("labeler",): "Labels of generated reports",
-    ("reference_labels",): "Labels of references",
-    ("uncertain",): "Uncertain findings",
-    ("average",): "Average",
-    ("constant",): "The best constant",
-    ("constant_val_bleu_4",): "Its BLEU-4 on validation",
-    ("repeated", "report"): "The most frequent report",
-    ("seed",): "Seed of the random baseline",
+FACTS = {
+    "signature": "Protocol",
+    "data": "Data",
+    "split": "Split",
+    "labeler": "Labels of generated reports",
+    "reference_labels": "Labels of references",
+    "uncertain": "Uncertain findings",
+    "average": "Average",
+    "constant": "The best constant",
+    "constant_val_bleu_4": "Its BLEU-4 on validation",
+    "seed": "Seed of the random baseline",
 }
-ELSEWHERE: set[Way] = {("n",), ("n_split",), ("protocol",), ("distinct",), ("verbatim",), ("repeated", "count")}
 LONG = 60
 """Characters of a fact that gets a line of its own."""
 
@@ -31,24 +30,23 @@ def summary(metrics: Metrics) -> str:
     for subset, table in metrics.tables.items():
         title = "Abnormal studies" if subset == ABNORMAL else "All studies"
         note = " Their reference labels lack No Finding." if subset == ABNORMAL else ""
-        n = "" if table.n is None else f"n = {table.n:,}."
-        if table.metrics:
-            parts.append(_scores(table, table.metrics, metrics.sources, title, f"{n}{note}"))
-    return "".join([*parts, "</div>", _facts(metrics), *_groups(metrics), "</section>"])
+        parts.append(_scores(table, table.metrics, metrics.sources, title, f"n = {table.n:,}.{note}"))
+    facts = {name: getattr(metrics.scores, key) for key, name in FACTS.items()}
+    facts["The most frequent report"] = metrics.scores.repeated.report
+    notes = "".join(f"<li>{text(note)}</li>" for note in metrics.scores.notes)
+    listed = _list(facts) + (f'<ul class="notes">{notes}</ul>' if notes else "")
+    return "".join([*parts, "</div>", listed, _presets(metrics), _radgraph(metrics), "</section>"])
 
 
 def _health(metrics: Metrics) -> str:
-    facts, n = metrics.facts, metrics.tables[""].n
-    figures = []
-    if n is not None:
-        whole = facts.get(("n_split",))
-        figures.append((f"{n:,}", "studies" if whole in (None, n) else f"of {text(whole)} studies are scored"))
-    if (distinct := facts.get(("distinct",))) is not None:
-        figures.append((shown(distinct), "distinct reports"))
-    if (count := facts.get(("repeated", "count"))) is not None:
-        figures.append((shown(count), "times the most frequent report"))
-    if isinstance(verbatim := facts.get(("verbatim",)), int | float) and math.isfinite(verbatim):
-        figures.append((f"{verbatim:.1%}", "word for word in train"))
+    found = metrics.scores
+    figures = [
+        (f"{found.n:,}", "studies" if found.n_split in (None, found.n) else f"of {found.n_split:,} studies are scored"),
+        (f"{found.distinct:,}", "distinct reports"),
+        (f"{found.repeated.count:,}", "times the most frequent report"),
+    ]
+    if found.verbatim is not None:
+        figures.append((f"{found.verbatim:.1%}", "word for word in train"))
     above, count = _above_nulls(metrics)
     if count:
         figures.append((f"{above} of {count}", "metrics above every null baseline"))
@@ -100,33 +98,25 @@ def _words(way: Way) -> str:
     return NAMES.get(way) or text(", ".join(part.replace("_", " ") for part in way))
 
 
-def _facts(metrics: Metrics) -> str:
-    rest = [way for way in metrics.facts if len(way) == 1 and way not in FACTS and way not in ELSEWHERE]
-    notes = "".join(f"<li>{text(note)}</li>" for note in metrics.notes)
-    return _list(metrics, [*FACTS, *rest]) + (f'<ul class="notes">{notes}</ul>' if notes else "")
+def _presets(metrics: Metrics) -> str:
+    """Every clinical preset's figures, folded up."""
+    tables = "".join(
+        _scores(table, table.presets, metrics.sources, "Abnormal studies" if subset else "All studies", "", named=1)
+        for subset, table in metrics.tables.items()
+    )
+    listed = _list({f"presets {name}": said for name, said in metrics.scores.presets.items()})
+    return f'<details><summary>Presets</summary><div class="tables">{tables}</div>{listed}</details>'
 
 
-def _groups(metrics: Metrics) -> Iterator[str]:
-    """What an evaluation has beside, folded up: tables and facts by what their names begin with."""
-    facts: dict[str, list[Way]] = {}
-    for way in metrics.facts:
-        if len(way) > 1 and way not in FACTS and way not in ELSEWHERE:
-            facts.setdefault(way[0], []).append(way)
-    for name in dict.fromkeys([*(name for table in metrics.tables.values() for name in table.groups), *facts]):
-        tables = "".join(
-            _scores(table, ways, metrics.sources, "Abnormal studies" if subset else "All studies", "", named=1)
-            for subset, table in metrics.tables.items()
-            if (ways := table.groups.get(name))
-        )
-        title = shown(name.replace("_", " ").capitalize())
-        listed = _list(metrics, facts.get(name, []))
-        yield f'<details><summary>{title}</summary><div class="tables">{tables}</div>{listed}</details>'
+def _radgraph(metrics: Metrics) -> str:
+    if metrics.scores.radgraph is None:
+        return ""
+    found = {" ".join(("radgraph", *way)): value for way, value in leaves(asdict(metrics.scores.radgraph))}
+    return f"<details><summary>Radgraph</summary>{_list(found)}</details>"
 
 
-def _list(metrics: Metrics, ways: Iterable[Way]) -> str:
-    said = {FACTS.get(way) or " ".join(way).replace("_", " "): metrics.facts.get(way) for way in ways}
-    rows = "".join(_fact(name, value) for name, value in said.items() if value is not None)
-    return f'<dl class="facts">{rows}</dl>' if rows else ""
+def _list(said: Mapping[str, Any]) -> str:
+    return f'<dl class="facts">{"".join(_fact(*each) for each in said.items() if each[1] is not None)}</dl>'
 
 
 def _fact(name: str, value: Any) -> str:
@@ -137,20 +127,16 @@ def _fact(name: str, value: Any) -> str:
 
 def findings(metrics: Metrics) -> str:
     """The model by observation: support, precision, recall and F1, with the best null baseline's F1 beside it."""
-    table = metrics.tables[""]
+    clinical = {source: row.clinical.observations for source, row in metrics.scores.rows.items()}
+    model = clinical.pop(MODEL)
     rows = []
-    for name in metrics.observations:
-        found = {key: table.cells.get(("clinical", "observations", name, key), {}) for key in ("support", *_THREE)}
-        nulls = [value for source, value in _values(found["f1"]).items() if source != MODEL]
-        support = found["support"].get(MODEL, Cell()).value
-        cells = f"<td>{support:,.0f}</td>" if support is not None and math.isfinite(support) else "<td>–</td>"
-        for key in _THREE:
-            cell = found[key].get(MODEL, Cell())
-            tick = max(nulls, default=None) if key == "f1" else None
-            cells += f"<td>{number(cell.value)}{bar(cell.value, tick)}{_interval(cell)}</td>"
-        rows.append(f'<tr><th scope="row">{text(name)}</th>{cells}</tr>')
-    if not rows:
-        return ""
+    for name, found in model.items():
+        tick = max((each[name].f1 for each in clinical.values() if name in each), default=None)
+        rows.append(
+            f'<tr><th scope="row">{text(name)}</th><td>{found.support:,}</td>'
+            f"<td>{number(found.precision)}{bar(found.precision)}</td><td>{number(found.recall)}{bar(found.recall)}</td>"
+            f"<td>{number(found.f1)}{bar(found.f1, tick)}</td></tr>"
+        )
     return (
         '<section id="findings"><h2>Findings</h2><div class="wide"><table class="findings">'
         "<caption>The model by observation. Support: references that have it. "
@@ -158,6 +144,3 @@ def findings(metrics: Metrics) -> str:
         '<thead><tr><td></td><th scope="col">Support</th><th scope="col">Precision</th><th scope="col">Recall</th>'
         f'<th scope="col">F1</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>'
     )
-
-
-_THREE = ("precision", "recall", "f1")

@@ -5,12 +5,11 @@ A policy in the page's head forbids scripts and everything from elsewhere; the s
 
 import base64
 import hashlib
-import os
 from importlib.resources import files
-from pathlib import Path
 
-from rrg.errors import RRGError
 from rrg.report.markup import plain
+
+BEGINS = "<!doctype html>\n<html"
 
 
 def whole(title: str, body: str) -> str:
@@ -19,22 +18,10 @@ def whole(title: str, body: str) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return (
-        '<!doctype html>\n<html lang="en" dir="ltr"><head><meta charset="utf-8">\n'
+        f'{BEGINS} lang="en" dir="ltr"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">\n'
         f'<link rel="icon" href="data:,"><title>{plain(title)}</title>\n'
         f"<style>{style}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
-
-
-def write(path: Path, page: str) -> None:
-    """Write the page, whole or not at all. Raises RRGError where the disk refuses."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise RRGError(f"{path}: could not be written: {error.strerror}; name another file") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -12,10 +12,11 @@ from rrg.data.check.findings import LEVELS, Film, Finding, some
 from rrg.data.films import read_film
 from rrg.data.study import SPLITS
 from rrg.errors import RRGError
+from rrg.files import write_output
 from rrg.observations import OBSERVATIONS
 from rrg.report import films as pictures
 from rrg.report.markup import bar, histogram, jpeg, text
-from rrg.report.sheet import whole, write
+from rrg.report.sheet import whole
 
 TOGETHER = 6
 """Films of a group that are shown side by side."""
@@ -48,7 +49,7 @@ def write_check(check: Check, output: Path, examples: int = 3) -> None:
         *(f"<h3>{split}</h3>{album.show([films], 'films')}" for split, films in samples.items() if films),
         "</section></main>",
     ]
-    write(output, whole(f"{check.folder.card['name']}: data check", "\n".join(body)))
+    write_output(output, whole(f"{check.folder.card['name']}: data check", "\n".join(body)))
 
 
 class _Album:

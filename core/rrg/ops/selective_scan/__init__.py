@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Literal, get_args, get_type_hints
 
 import torch
 from jaxtyping import Float, Int
@@ -10,30 +10,31 @@ from torch import Tensor
 
 from rrg.errors import UsageError
 from rrg.ops.selective_scan import chunked, cpu, naive
+from rrg.ops.selective_scan.naive import Scan
 
 TRITON = find_spec("triton") is not None
 MAMBA_SSM = find_spec("selective_scan_cuda") is not None  # what mamba-ssm builds
 Backend = Literal["auto", "naive", "chunked", "cpu", "triton", "mamba-ssm"]
 
 
-def _triton(*arguments: Any) -> Tensor:
+def _triton(scan: Scan) -> Tensor:
     _need_triton()
     from rrg.ops.selective_scan import gpu  # imports triton
 
-    return gpu.selective_scan(*arguments)
+    return gpu.selective_scan(scan)
 
 
-def _mamba_ssm(*arguments: Any) -> Tensor:
+def _mamba_ssm(scan: Scan) -> Tensor:
     from rrg.ops.selective_scan import mamba
 
-    return mamba.selective_scan(*arguments)
+    return mamba.selective_scan(scan)
 
 
-def _ordered_triton(*arguments: Any) -> Tensor:
+def _ordered_triton(scan: Scan, order: Tensor) -> Tensor:
     _need_triton()
     from rrg.ops.selective_scan import gpu
 
-    return gpu.ordered_scan(*arguments)
+    return gpu.ordered_scan(scan, order)
 
 
 def _need_triton() -> None:
@@ -41,7 +42,7 @@ def _need_triton() -> None:
         raise UsageError("selective_scan: backend='triton' needs triton: pip install triton")
 
 
-BACKENDS: dict[str, Callable[..., Tensor]] = {
+BACKENDS: dict[str, Callable[[Scan], Tensor]] = {
     "naive": naive.selective_scan,
     "chunked": chunked.selective_scan,
     "cpu": cpu.selective_scan,
@@ -49,7 +50,7 @@ BACKENDS: dict[str, Callable[..., Tensor]] = {
     "mamba-ssm": _mamba_ssm,
 }
 # Those whose kernels read positions in any order, from a u that several groups share.
-ORDERED: dict[str, Callable[..., Tensor]] = {"cpu": cpu.ordered_scan, "triton": _ordered_triton}
+ORDERED: dict[str, Callable[[Scan, Tensor], Tensor]] = {"cpu": cpu.ordered_scan, "triton": _ordered_triton}
 
 
 def selective_scan(
@@ -75,15 +76,11 @@ def selective_scan(
 
     Raises UsageError for a backend that is unknown or not there, and for shapes, dtypes or devices that do not fit.
     """
-    named = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    _check("selective_scan", backend, named, {"u": 3, "A": 2, "B": 4})
-    (batch, channels, length), states, groups = u.shape, A.shape[1], B.shape[1]
-    long, grouped = (batch, channels, length), (batch, groups, states, length)
-    shapes: dict[str, tuple[int, ...]] = {"delta": long, "A": (channels, states), "B": grouped, "C": grouped}
-    _check_shapes("selective_scan", named, {**shapes, "D": (channels,), "z": long, "delta_bias": (channels,)})
-    if channels % groups:
-        raise UsageError(f"selective_scan: {groups} groups of B and C do not divide {channels} channels of u")
-    return BACKENDS[choice(u) if backend == "auto" else backend](u, delta, A, B, C, D, z, delta_bias, softplus)
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, softplus)
+    _check("selective_scan", backend, scan, _AXES)
+    if u.shape[1] % B.shape[1]:
+        raise UsageError(f"selective_scan: {B.shape[1]} groups of B and C do not divide {u.shape[1]} channels of u")
+    return BACKENDS[choice(u) if backend == "auto" else backend](scan)
 
 
 def selective_scan_2d(
@@ -105,25 +102,21 @@ def selective_scan_2d(
 
     Raises UsageError as `selective_scan` does.
     """
-    named = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias}
-    _check("selective_scan_2d", backend, named, {"u": 4, "A": 2})
-    (batch, channels, height, width), states = u.shape, A.shape[1]
-    film = (height, width)
-    grouped, of_all = (batch, 4, states, *film), (4 * channels,)
-    shapes: dict[str, tuple[int, ...]] = {"delta": (batch, 4, channels, *film), "A": (4 * channels, states)}
-    _check_shapes("selective_scan_2d", named, {**shapes, "B": grouped, "C": grouped, "D": of_all, "delta_bias": of_all})
+    scan = Scan(u, delta, A, B, C, D, None, delta_bias, softplus)
+    _check("selective_scan_2d", backend, scan, _AXES_2D)
+    channels, height, width = u.shape[1:]
     u, delta, B, C = (each.flatten(-2) for each in (u, delta, B, C))
     order = _four_orders(height, width, u.device)
     name = choice(u) if backend == "auto" else backend
     if name in ORDERED:
-        y = ORDERED[name](u.unsqueeze(1), delta, A, B, C, D, None, delta_bias, softplus, order).squeeze(1)
+        y = ORDERED[name](scan._replace(u=u.unsqueeze(1), delta=delta, B=B, C=C), order).squeeze(1)
     else:
         delta, B, C = (each.take_along_dim(order[None, :, None], dim=3) for each in (delta, B, C))
         reads = u.to(naive.state_dtype(u))[:, :, order].transpose(1, 2)  # the four are added up before they are rounded
-        y = BACKENDS[name](reads.flatten(1, 2), delta.flatten(1, 2), A, B, C, D, None, delta_bias, softplus)
+        y = BACKENDS[name](scan._replace(u=reads.flatten(1, 2), delta=delta.flatten(1, 2), B=B, C=C))
         back = order.argsort(dim=1)[None, :, None]
         y = y.unflatten(1, (4, channels)).take_along_dim(back, dim=3).sum(dim=1).to(u.dtype)
-    result: Tensor = y.unflatten(2, film)
+    result: Tensor = y.unflatten(2, (height, width))
     return result
 
 
@@ -145,25 +138,42 @@ def _four_orders(height: int, width: int, device: torch.device) -> Int[Tensor, "
     return torch.stack([by_row, by_column, by_row.flip(0), by_column.flip(0)])
 
 
-def _check(function: str, backend: str, named: dict[str, Tensor | None], axes: dict[str, int]) -> None:
-    """axes: of the tensors whose shapes say what the others must be."""
+Axes = dict[str, list[tuple[int, str]]]
+
+
+def _axes(function: Callable[..., Tensor]) -> Axes:
+    """The axes of a function's tensors as its annotations name them: `4*channels` is (4, "channels"), `4` (4, "")."""
+    hints = {name: hint for name, hint in get_type_hints(function).items() if name in Scan._fields[:-1]}
+    named = {name: (get_args(hint) or (hint,))[0].dim_str.split() for name, hint in hints.items()}
+    return {name: [_axis(each) for each in axes] for name, axes in named.items()}
+
+
+def _axis(written: str) -> tuple[int, str]:
+    times, _, name = written.rpartition("*")
+    return (int(name), "") if name.isdigit() else (int(times or 1), name)
+
+
+_AXES, _AXES_2D = _axes(selective_scan), _axes(selective_scan_2d)
+
+
+def _check(function: str, backend: str, scan: Scan, axes: Axes) -> None:
+    """The first tensor that has an axis says its size."""
     if backend != "auto" and backend not in BACKENDS:
         raise UsageError(f"{function}: backend={backend!r}; expected auto or one of {', '.join(BACKENDS)}")
-    device = named["u"].device if named["u"] is not None else None
-    for name, tensor in named.items():
+    sizes, device = {"": 1}, scan.u.device
+    for name, own in axes.items():
+        tensor = getattr(scan, name)
         if tensor is None:
             continue
-        if name in axes and (tensor.ndim != axes[name] or 0 in tensor.shape[1:]):
-            shape = tuple(tensor.shape)
-            raise UsageError(f"{function}: {name} is {shape}; expected {axes[name]} axes, none empty but the batch")
+        shape = tuple(tensor.shape)
+        if any(axis not in sizes for _, axis in own):
+            if len(shape) != len(own) or 0 in shape[1:]:
+                raise UsageError(f"{function}: {name} is {shape}; expected {len(own)} axes, none empty but the batch")
+            sizes = {axis: size for (_, axis), size in zip(own, shape, strict=True)} | sizes
+        expected = tuple([times * sizes[axis] for times, axis in own])
+        if shape != expected:
+            raise UsageError(f"{function}: {name} is {shape}; the others ask for {expected}")
         if not tensor.is_floating_point():
             raise UsageError(f"{function}: {name} is {tensor.dtype}; expected floating-point numbers")
         if tensor.device != device:
             raise UsageError(f"{function}: {name} is on {tensor.device}; expected it on {device}, as u is")
-
-
-def _check_shapes(function: str, named: dict[str, Tensor | None], shapes: dict[str, tuple[int, ...]]) -> None:
-    for name, shape in shapes.items():
-        tensor = named[name]
-        if tensor is not None and tensor.shape != shape:
-            raise UsageError(f"{function}: {name} is {tuple(tensor.shape)}; the others ask for {shape}")

@@ -17,25 +17,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from rrg.ops.selective_scan.naive import state_dtype
+from rrg.ops.selective_scan.naive import Scan, state_dtype
 
 # States (batch · length · channels · N) held at once. Longer sequences go piece by piece, and their states are computed
 # again in the backward pass.
 HELD = 2**24
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    softplus: bool,
-) -> Tensor:
-    """Shapes as in `rrg.ops.selective_scan`. Fastest, and without a copy, where channels lie side by side in memory."""
+def selective_scan(scan: Scan) -> Tensor:
+    """Fastest, and without a copy, where channels lie side by side in memory."""
+    u, delta, A, B, C, D, z, delta_bias, softplus = scan
     dtype, groups = state_dtype(u), B.shape[1]
     x, step = (each.transpose(1, 2).contiguous().to(dtype) for each in (u, delta))  # (batch length channels)
     if delta_bias is not None:

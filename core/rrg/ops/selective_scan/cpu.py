@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rrg.errors import UsageError
 from rrg.ops.selective_scan import op
-from rrg.ops.selective_scan.naive import state_dtype
+from rrg.ops.selective_scan.naive import Scan, state_dtype
 from rrg.ops.threads import share_out
 
 AVAILABLE = find_spec("numba") is not None
@@ -23,45 +23,35 @@ WIDTH, STATES = 192, 3072
 GRAIN = 2**15  # exponentials worth a thread
 
 
-def selective_scan(*arguments: Any) -> Tensor:
-    """Shapes as in `rrg.ops.selective_scan`. Without a copy where channels lie side by side in memory."""
-    return op.by_groups(ordered_scan, *arguments)
+def selective_scan(scan: Scan) -> Tensor:
+    """Without a copy where channels lie side by side in memory."""
+    return op.by_groups(ordered_scan, scan)
 
 
-def ordered_scan(u: Tensor, *rest: Any) -> Tensor:
+def ordered_scan(scan: Scan, order: Tensor) -> Tensor:
     """Shapes as in `rrg.ops.selective_scan.op`."""
     if not AVAILABLE:
         raise UsageError("selective_scan: backend='cpu' needs numba: pip install numba")
-    if u.device.type not in ("cpu", "meta"):
-        raise UsageError(f"selective_scan: backend='cpu' given u on {u.device}; expected it on the CPU")
-    return _scan(u, *rest)
+    if scan.u.device.type not in ("cpu", "meta"):
+        raise UsageError(f"selective_scan: backend='cpu' given u on {scan.u.device}; expected it on the CPU")
+    return _scan(scan, order)
 
 
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    softplus: bool,
-    order: Tensor,
-) -> tuple[Tensor, Tensor]:
+def _forward(scan: Scan, order: Tensor) -> tuple[Tensor, Tensor]:
     """y, and the state before every `EVERY`-th step (batch chunks N channels)."""
     from rrg.ops.selective_scan import kernels
 
-    dtype, size, states = state_dtype(u), _size(A, B), A.shape[1]
-    shared, stored = op.shared(u, delta), _stored(u, delta, z)
+    u, delta, z = scan.u, scan.delta, scan.z
+    dtype, size, states = state_dtype(u), _size(scan), scan.A.shape[1]
+    shared, stored = op.shared(scan), _stored(u, delta, z)
     long = [_sided(u, stored), _sided(delta, stored), None if z is None else _sided(z, stored)]
     y = op.long(u, dtype if shared else stored)
-    starts = op.empty(len(u), -(-u.shape[3] // EVERY), states, A.shape[0], dtype=dtype)
-    inputs = *map(_flat, long), _strides(*long, y), *_arrays(*op.small(A, B, C, D, delta_bias, dtype)), order.numpy()
+    starts = op.empty(len(u), -(-u.shape[3] // EVERY), states, len(scan.A), dtype=dtype)
+    inputs = *map(_flat, long), _strides(*long, y), *_arrays(*op.small(scan, dtype)), order.numpy()
 
     def run(first: int, last: int) -> None:
         scratch = op.empty(states, size, dtype=dtype), op.empty(3, size, dtype=dtype)
-        settings = softplus, z is not None, shared, size, EVERY, first, last
+        settings = scan.softplus, z is not None, shared, size, EVERY, first, last
         arguments: Any = (*inputs, *settings, *_arrays(*scratch), _flat(y), *_arrays(starts))
         kernels.forward(*arguments)
 
@@ -70,33 +60,20 @@ def _forward(
     return y.to(u.dtype), starts
 
 
-def _backward(
-    upstream: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor,
-    starts: Tensor,
-    softplus: bool,
-) -> list[Tensor]:
-    """The gradients of the tensors given, in the order of the arguments from u to delta_bias."""
+def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> list[Tensor]:
+    """The gradients of the tensors given, in the scan's order."""
     from rrg.ops.selective_scan import kernels
 
-    (batch, groups, share, length), states = delta.shape, A.shape[1]
-    dtype, size = state_dtype(u), _size(A, B)
-    shared, stored = op.shared(u, delta), _stored(u, delta, z, upstream)
+    u, delta, z = scan.u, scan.delta, scan.z
+    (batch, groups, share, length), states = delta.shape, scan.A.shape[1]
+    dtype, size = state_dtype(u), _size(scan)
+    shared, stored = op.shared(scan), _stored(u, delta, z, upstream)
     long = [None if each is None else _sided(each, stored) for each in (upstream, u, delta, z)]
     of_u, of_delta = op.long(u, dtype if shared else stored), op.like(delta, stored)
     of_z = None if z is None else op.long(z, stored)
     of_A, of_D, of_bias = (op.empty(batch, *each, groups * share, dtype=dtype) for each in ((states,), (), ()))
     of_B, of_C = (op.empty(-(-share // size), batch, length, groups, states, dtype=dtype) for _ in range(2))
-    inputs = *map(_flat, long), _strides(*long, of_u, of_delta, of_z)
-    inputs = *inputs, *_arrays(*op.small(A, B, C, D, delta_bias, dtype)), order.numpy()
+    inputs = *map(_flat, long), _strides(*long, of_u, of_delta, of_z), *_arrays(*op.small(scan, dtype)), order.numpy()
     carry = op.empty(batch, states, groups * share, dtype=dtype)
     outputs = *map(_flat, (of_u, of_delta, of_z)), *_arrays(of_A, of_B, of_C, of_D, of_bias)
 
@@ -104,7 +81,7 @@ def _backward(
         steps = min(EVERY, length)
         shapes = (2, steps, states, size), (5, steps, size), (2, size), (states, size)
         scratch = [op.empty(*shape, dtype=dtype) for shape in shapes]
-        settings = softplus, z is not None, shared, size, EVERY, first, last
+        settings = scan.softplus, z is not None, shared, size, EVERY, first, last
         arguments: Any = (*inputs, *settings, *_arrays(starts, *scratch, carry), *outputs)
         kernels.backward(*arguments)
 
@@ -112,7 +89,7 @@ def _backward(
     share_out(run, tasks, _threads(delta.numel() * states))
     of_A, of_B, of_C, of_D, of_bias = map(_total, (of_A, of_B, of_C, of_D, of_bias))
     gradients = of_u, of_delta, of_A.T, of_B.permute(0, 2, 3, 1), of_C.permute(0, 2, 3, 1), of_D, of_z, of_bias
-    return op.given_alone(gradients, u, delta, A, B, C, D, z, delta_bias)
+    return op.given_alone(gradients, scan)
 
 
 _scan = op.define("cpu", _forward, _backward, EVERY, "cpu")
@@ -154,10 +131,10 @@ def _total(parts: Tensor) -> Tensor:
     return torch.from_numpy(parts.numpy().sum(axis=0))
 
 
-def _size(A: Tensor, B: Tensor) -> int:
+def _size(scan: Scan) -> int:
     """Channels of a task: equal parts of a group, in whole cache lines."""
-    share = A.shape[0] // B.shape[1]
-    parts = -(-share // max(min(WIDTH, STATES // A.shape[1]), 16))
+    share = scan.delta.shape[2]
+    parts = -(-share // max(min(WIDTH, STATES // scan.A.shape[1]), 16))
     return -(-share // parts // 16) * 16
 
 

@@ -18,22 +18,22 @@ from torch import Tensor
 
 from rrg.errors import UsageError
 from rrg.ops.selective_scan import op
-from rrg.ops.selective_scan.naive import state_dtype
+from rrg.ops.selective_scan.naive import Scan, state_dtype
 
 BLOCK_L = 32  # steps of a tile, hence from one kept state to the next; with 64 the registers of a GPU do not suffice
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def selective_scan(*arguments: Any) -> Tensor:
-    """Shapes as in `rrg.ops.selective_scan`, in any layout; fastest where channels lie side by side in memory."""
-    return op.by_groups(ordered_scan, *arguments)
+def selective_scan(scan: Scan) -> Tensor:
+    """In any layout; fastest where channels lie side by side in memory."""
+    return op.by_groups(ordered_scan, scan)
 
 
-def ordered_scan(u: Tensor, *rest: Any) -> Tensor:
+def ordered_scan(scan: Scan, order: Tensor) -> Tensor:
     """Shapes as in `rrg.ops.selective_scan.op`."""
-    if u.device.type not in ("cuda", "meta") and not INTERPRETED:
-        raise UsageError(f"selective_scan: backend='triton' given u on {u.device}; expected it on a GPU")
-    return _scan(u, *rest)
+    if scan.u.device.type not in ("cuda", "meta") and not INTERPRETED:
+        raise UsageError(f"selective_scan: backend='triton' given u on {scan.u.device}; expected it on a GPU")
+    return _scan(scan, order)
 
 
 @triton.jit
@@ -49,6 +49,30 @@ def _softplus(x):  # type: ignore[no-untyped-def]
     one = 1.0 + small  # log(one) alone would lose what rounding took from `one`
     log1p = tl.where(one == 1.0, small, tl.log(one) * (small / tl.where(one == 1.0, 1.0, one - 1.0)))
     return tl.maximum(x, 0.0) + log1p, tl.where(x > 0, 1.0, small) / one
+
+
+@triton.jit
+def _places(b, g, inner, p, s_b, s_g, s_d, s_l):  # type: ignore[no-untyped-def]
+    """Where a tile lies (positions channels) in what is as long as the sequence, by its strides."""
+    return b * s_b + g * s_g + inner[None, :] * s_d + p[:, None] * s_l
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _tile(  # type: ignore[no-untyped-def]
+    u, delta, order, offset, chunk, b, g, inner, share, length, orders,
+    u_b, u_g, u_d, u_l, delta_b, delta_g, delta_d, delta_l,
+    SOFTPLUS: tl.constexpr, DTYPE: tl.constexpr, BLOCK_L: tl.constexpr,
+):  # fmt: skip
+    """A tile's steps t, positions p, the mask of what is there, u, Δ, and the slope of Δ by delta."""
+    t = chunk * BLOCK_L + tl.arange(0, BLOCK_L)
+    p = tl.load(order + (g % orders) * length + t, t < length, 0)
+    mask = (t < length)[:, None] & (inner < share)[None, :]
+    x = tl.load(u + _places(b, g, inner, p, u_b, u_g, u_d, u_l), mask, 0.0).to(DTYPE)
+    raw = tl.load(delta + _places(b, g, inner, p, delta_b, delta_g, delta_d, delta_l), mask, 0.0).to(DTYPE)
+    step, slope = raw + offset[None, :], tl.full(x.shape, 1.0, DTYPE)
+    if SOFTPLUS:
+        step, slope = _softplus(step)
+    return t, p, mask, x, tl.where(mask, step, 0.0), slope  # behind the end the state stays as it is
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -71,15 +95,10 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         for n in range(STATES):
             tl.store(starts + (b * chunks * STATES + n) * GROUPS * share + channel, tl.zeros_like(skip), there)
         for chunk in range(chunks):
-            t = chunk * BLOCK_L + row
-            p = tl.load(order + (g % orders) * length + t, t < length, 0)
-            mask = (t < length)[:, None] & there[None, :]
-            x = tl.load(u + b * u_b + g * u_g + inner[None, :] * u_d + p[:, None] * u_l, mask, 0.0).to(DTYPE)
-            at_delta = b * delta_b + g * delta_g + inner[None, :] * delta_d + p[:, None] * delta_l
-            step = tl.load(delta + at_delta, mask, 0.0).to(DTYPE) + offset[None, :]
-            if SOFTPLUS:
-                step = _softplus(step)[0]
-            step = tl.where(mask, step, 0.0)  # behind the end the state stays as it is
+            t, p, mask, x, step, _ = _tile(
+                u, delta, order, offset, chunk, b, g, inner, share, length, orders,
+                u_b, u_g, u_d, u_l, delta_b, delta_g, delta_d, delta_l, SOFTPLUS, DTYPE, BLOCK_L,
+            )  # fmt: skip
             out = skip[None, :] * x
             tl.debug_barrier()  # the state was stored by other threads
             for n in range(STATES):
@@ -93,10 +112,9 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
                 last = tl.sum(tl.where(row[:, None] == BLOCK_L - 1, h, 0.0), 0)
                 tl.store(starts + at_state + STATES * GROUPS * share, last, there & (chunk + 1 < chunks))
             if GATED:
-                at_z = b * z_b + g * z_g + inner[None, :] * z_d + p[:, None] * z_l
-                gate = tl.load(z + at_z, mask, 0.0).to(DTYPE)
+                gate = tl.load(z + _places(b, g, inner, p, z_b, z_g, z_d, z_l), mask, 0.0).to(DTYPE)
                 out = out * gate * _softplus(gate)[1]
-            at_y = y + b * y_b + g * y_g + inner[None, :] * y_d + p[:, None] * y_l
+            at_y = y + _places(b, g, inner, p, y_b, y_g, y_d, y_l)
             if turn > 0:
                 out += tl.load(at_y, mask, 0.0)
             tl.store(at_y, out, mask)
@@ -130,21 +148,14 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
             tl.store(carry + (b * STATES + n) * GROUPS * share + channel, tl.zeros_like(skip), there)
         for back in range(chunks):
             chunk = chunks - 1 - back
-            t = chunk * BLOCK_L + row
-            p = tl.load(order + (g % orders) * length + t, t < length, 0)
-            mask = (t < length)[:, None] & there[None, :]
-            x = tl.load(u + b * u_b + g * u_g + inner[None, :] * u_d + p[:, None] * u_l, mask, 0.0).to(DTYPE)
-            at_delta = b * delta_b + g * delta_g + inner[None, :] * delta_d + p[:, None] * delta_l
-            step = tl.load(delta + at_delta, mask, 0.0).to(DTYPE) + offset[None, :]
-            slope = tl.full((BLOCK_L, BLOCK_D), 1.0, DTYPE)
-            if SOFTPLUS:
-                step, slope = _softplus(step)
-            step = tl.where(mask, step, 0.0)
-            at_up = b * up_b + g * up_g + inner[None, :] * up_d + p[:, None] * up_l
-            raw = tl.load(upstream + at_up, mask, 0.0).to(DTYPE)
+            t, p, mask, x, step, slope = _tile(
+                u, delta, order, offset, chunk, b, g, inner, share, length, orders,
+                u_b, u_g, u_d, u_l, delta_b, delta_g, delta_d, delta_l, SOFTPLUS, DTYPE, BLOCK_L,
+            )  # fmt: skip
+            raw = tl.load(upstream + _places(b, g, inner, p, up_b, up_g, up_d, up_l), mask, 0.0).to(DTYPE)
             grad = raw
             if GATED:
-                gate = tl.load(z + b * z_b + g * z_g + inner[None, :] * z_d + p[:, None] * z_l, mask, 0.0).to(DTYPE)
+                gate = tl.load(z + _places(b, g, inner, p, z_b, z_g, z_d, z_l), mask, 0.0).to(DTYPE)
                 sigmoid = _softplus(gate)[1]
                 grad = raw * gate * sigmoid
             out, of_x, of_step = skip[None, :] * x, skip[None, :] * grad, tl.zeros_like(x)
@@ -175,14 +186,14 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
                 first = tl.sum(tl.where(rows == 0, decay * of_h, 0.0), 0)
                 tl.store(carry + (b * STATES + n) * GROUPS * share + channel, first, there)
             if GATED:
-                at_z = b * of_z_b + g * of_z_g + inner[None, :] * of_z_d + p[:, None] * of_z_l
+                at_z = _places(b, g, inner, p, of_z_b, of_z_g, of_z_d, of_z_l)
                 tl.store(of_z + at_z, raw * out * sigmoid * (1.0 + gate * (1.0 - sigmoid)), mask)
             of_step = of_step * slope
             sum_bias += tl.sum(tl.where(mask, of_step, 0.0), 0)
             sum_D += tl.sum(grad * x, 0)
-            at_delta = b * of_delta_b + g * of_delta_g + inner[None, :] * of_delta_d + p[:, None] * of_delta_l
+            at_delta = _places(b, g, inner, p, of_delta_b, of_delta_g, of_delta_d, of_delta_l)
             tl.store(of_delta + at_delta, of_step, mask)
-            at_u = of_u + b * of_u_b + g * of_u_g + inner[None, :] * of_u_d + p[:, None] * of_u_l
+            at_u = of_u + _places(b, g, inner, p, of_u_b, of_u_g, of_u_d, of_u_l)
             if turn > 0:
                 of_x += tl.load(at_u, mask, 0.0)
             tl.store(at_u, of_x, mask)
@@ -191,26 +202,22 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
         tl.debug_barrier()  # the next turn reads ∂u as other threads stored it
 
 
-def _forward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, softplus: bool, order: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    dtype, settings, grid = _launch(u, delta, A, z, softplus)
+def _forward(scan: Scan, order: Tensor) -> tuple[Tensor, Tensor]:
+    u, delta, A, z = scan.u, scan.delta, scan.A, scan.z
+    dtype, settings, grid = _launch(scan)
     y = op.long(u, dtype if settings["SHARED"] else u.dtype)
     starts = _empty(u, dtype, len(u), -(-u.shape[3] // BLOCK_L), A.shape[1], len(A))
     if u.numel():
         _forward_kernel[grid](
-            u, delta, u if z is None else z, *op.small(A, B, C, D, delta_bias, dtype), order, y, starts,
+            u, delta, u if z is None else z, *op.small(scan, dtype), order, y, starts,
             *delta.shape[2:], len(order), *_strides(u, delta, z, y), **settings,
         )  # fmt: skip
     return y.to(u.dtype), starts
 
 
-def _backward(
-    upstream: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, order: Tensor, starts: Tensor, softplus: bool,
-) -> list[Tensor]:  # fmt: skip
-    dtype, settings, grid = _launch(u, delta, A, z, softplus)
+def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> list[Tensor]:
+    u, delta, A, z = scan.u, scan.delta, scan.A, scan.z
+    dtype, settings, grid = _launch(scan)
     batch, groups, share, length = delta.shape
     states, channels = A.shape[1], len(A)
     of_u, of_delta = op.long(u, dtype if settings["SHARED"] else u.dtype), op.like(delta, delta.dtype)
@@ -220,26 +227,25 @@ def _backward(
     of_D, of_bias = (_empty(u, dtype, batch, channels) for _ in range(2))
     if u.numel():
         _backward_kernel[grid](
-            upstream, u, delta, u if z is None else z, *op.small(A, B, C, D, delta_bias, dtype), order, starts,
+            upstream, u, delta, u if z is None else z, *op.small(scan, dtype), order, starts,
             _empty(u, dtype, batch, states, channels),
             of_u, of_delta, of_u if of_z is None else of_z, of_A, of_B, of_C, of_D, of_bias,
             share, length, len(order), *_strides(upstream, u, delta, z, of_u, of_delta, of_z), **settings,
         )  # fmt: skip
     of_B, of_C = (each.sum(dim=0).permute(0, 2, 3, 1) for each in (of_B, of_C))
     gradients = of_u, of_delta, of_A.sum(dim=(0, 1)).T, of_B, of_C, of_D.sum(dim=0), of_z, of_bias.sum(dim=0)
-    return op.given_alone(gradients, u, delta, A, B, C, D, z, delta_bias)
+    return op.given_alone(gradients, scan)
 
 
-def _launch(
-    u: Tensor, delta: Tensor, A: Tensor, z: Tensor | None, softplus: bool
-) -> tuple[torch.dtype, dict[str, Any], tuple[int, int]]:
+def _launch(scan: Scan) -> tuple[torch.dtype, dict[str, Any], tuple[int, int]]:
     """The state's dtype, the kernels' constants, and the grid: batch entries, or their groups, by parts of a group."""
-    groups, share = delta.shape[1:3]
+    groups, share = scan.delta.shape[1:3]
     block = min(max(triton.next_power_of_2(share), 16), 32)
-    dtype, shared = state_dtype(u), op.shared(u, delta)
-    settings = {"GROUPS": groups, "STATES": A.shape[1], "SHARED": shared, "SOFTPLUS": softplus, "GATED": z is not None}
-    settings |= {"DTYPE": tl.float64 if dtype == torch.float64 else tl.float32, "BLOCK_L": BLOCK_L, "BLOCK_D": block}
-    return dtype, settings, (len(u) * (1 if shared else groups), triton.cdiv(share, block))
+    dtype, shared = state_dtype(scan.u), op.shared(scan)
+    settings = {"GROUPS": groups, "STATES": scan.A.shape[1], "SHARED": shared, "SOFTPLUS": scan.softplus}
+    settings |= {"GATED": scan.z is not None, "DTYPE": tl.float64 if dtype == torch.float64 else tl.float32}
+    settings |= {"BLOCK_L": BLOCK_L, "BLOCK_D": block}
+    return dtype, settings, (len(scan.u) * (1 if shared else groups), triton.cdiv(share, block))
 
 
 def _empty(u: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:

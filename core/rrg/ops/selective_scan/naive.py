@@ -4,6 +4,8 @@ Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (
 selection of algorithm 2. As in its published code, A is discretised by zero-order hold (eq. 4) and B by Euler's rule.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,22 +16,26 @@ def state_dtype(u: Tensor) -> torch.dtype:
     return torch.float64 if u.dtype == torch.float64 else torch.float32
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    softplus: bool,
-) -> Tensor:
-    """Shapes as in `rrg.ops.selective_scan`.
+class Scan(NamedTuple):
+    """What a backend is given; shapes as in `rrg.ops.selective_scan`."""
 
-    Δ = softplus(delta + delta_bias); h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t with h_0 = 0; y_t = C_t · h_t + D u_t;
-    the result is y, or y · silu(z).
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    delta_bias: Tensor | None
+    softplus: bool
+
+
+def selective_scan(scan: Scan) -> Tensor:
+    """Δ = softplus(delta + delta_bias); h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t with h_0 = 0; y_t = C_t · h_t + D u_t.
+
+    The result is y, or y · silu(z), of u's shape.
     """
+    u, delta, A, B, C, D, z, delta_bias, softplus = scan
     dtype = state_dtype(u)
     repeats = u.shape[1] // B.shape[1]
     x, step, A = u.to(dtype), delta.to(dtype), A.to(dtype)

@@ -1,8 +1,8 @@
 """What compiled backends share: a custom op with its shapes for tracing and its gradient, and their memory's layout.
 
 In the op, a scan's groups read the positions in orders of their own and may share u; then y is the sum over them:
-u, z, y (batch groups or 1, share, length), delta (batch groups share length), order (groups or 1, length). The other
-arguments are as in `rrg.ops.selective_scan`.
+u, z, y (batch groups or 1, share, length), delta (batch groups share length), order (groups or 1, length). The rest of
+a `Scan` is as in `rrg.ops.selective_scan`.
 """
 
 from collections.abc import Callable
@@ -11,30 +11,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rrg.ops.selective_scan.naive import state_dtype
+from rrg.ops.selective_scan.naive import Scan, state_dtype
 
 INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
-Op = Callable[..., Tensor]
+Forward = Callable[[Scan, Tensor], tuple[Tensor, Tensor]]
+Backward = Callable[[Tensor, Scan, Tensor, Tensor], list[Tensor]]
+Op = Callable[[Scan, Tensor], Tensor]
 
 
-def define(name: str, forward: Any, backward: Any, every: int, devices: str | None) -> Op:
+def define(name: str, forward: Forward, backward: Backward, every: int, devices: str | None) -> Op:
     """The op `rrg::selective_scan_NAME`, and `..._backward`.
 
-    forward gives y and the state before every `every`-th step (batch chunks N channels), backward the gradients of the
-    tensors given, in the order of the arguments; the layouts of both are those of `long`.
+    forward(scan, order) gives y and the state before every `every`-th step (batch chunks N channels); backward(∂y,
+    scan, order, those states) gives the gradients of the tensors given, in the scan's order. All lie as `long` says.
     """
+
+    def run(*inputs: Any) -> tuple[Tensor, Tensor]:
+        return forward(Scan._make(inputs[:-1]), inputs[-1])
+
+    def run_back(upstream: Tensor, *inputs: Any) -> list[Tensor]:
+        *tensors, order, starts, softplus = inputs
+        return backward(upstream, Scan._make([*tensors, softplus]), order, starts)
+
     full = f"rrg::selective_scan_{name}"
     schema = f"({INPUTS}, bool softplus, Tensor order) -> (Tensor, Tensor)"
-    op = torch.library.custom_op(full, forward, mutates_args=(), device_types=devices, schema=schema)
+    op = torch.library.custom_op(full, run, mutates_args=(), device_types=devices, schema=schema)
     schema = f"(Tensor upstream, {INPUTS}, Tensor order, Tensor starts, bool softplus) -> Tensor[]"
-    back = torch.library.custom_op(f"{full}_backward", backward, mutates_args=(), device_types=devices, schema=schema)
+    back = torch.library.custom_op(f"{full}_backward", run_back, mutates_args=(), device_types=devices, schema=schema)
 
-    @op.register_fake  # type: ignore[untyped-decorator]
+    @op.register_fake
     def _(u: Tensor, delta: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         starts = u.new_empty(len(u), -(-u.shape[3] // every), A.shape[1], A.shape[0], dtype=state_dtype(u))
         return long(u, u.dtype), starts
 
-    @back.register_fake  # type: ignore[untyped-decorator]
+    @back.register_fake
     def _(upstream: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *rest: Any) -> list[Tensor]:
         D, z, delta_bias = rest[:3]
         gradients = [long(u, u.dtype), like(delta, delta.dtype), A.new_empty(A.shape[::-1]).T]
@@ -54,22 +64,21 @@ def define(name: str, forward: Any, backward: Any, every: int, devices: str | No
         return *(None if tensor is None else next(found) for tensor in tensors[:-2]), None, None
 
     op.register_autograd(gradients, setup_context=keep)
-    return lambda *arguments: op(*arguments)[0]
+    return lambda scan, order: op(*scan, order)[0]
 
 
-def by_groups(scan: Op, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *rest: Any) -> Tensor:
+def by_groups(op: Op, scan: Scan) -> Tensor:
     """A plain scan, with the shapes of `rrg.ops.selective_scan`, by an op of the shapes above."""
-    C, D, z, delta_bias, softplus = rest
-    sizes = B.shape[1], -1
-    u, delta = u.unflatten(1, sizes), delta.unflatten(1, sizes)
+    sizes = scan.B.shape[1], -1
+    u, delta = scan.u.unflatten(1, sizes), scan.delta.unflatten(1, sizes)
+    z = None if scan.z is None else scan.z.unflatten(1, sizes)
     order = torch.arange(u.shape[3], device=u.device).unsqueeze(0)
-    z = None if z is None else z.unflatten(1, sizes)
-    return scan(u, delta, A, B, C, D, z, delta_bias, softplus, order).flatten(1, 2)
+    return op(scan._replace(u=u, delta=delta, z=z), order).flatten(1, 2)
 
 
-def shared(u: Tensor, delta: Tensor) -> bool:
+def shared(scan: Scan) -> bool:
     """Whether the groups share u."""
-    return u.shape[1] < delta.shape[1]
+    return scan.u.shape[1] < scan.delta.shape[1]
 
 
 def empty(*shape: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
@@ -89,17 +98,15 @@ def like(x: Tensor, dtype: torch.dtype) -> Tensor:
     return long(x, dtype)
 
 
-def small(
-    A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None, dtype: torch.dtype
-) -> list[Tensor]:
+def small(scan: Scan, dtype: torch.dtype) -> list[Tensor]:
     """The short inputs as the kernels read them, contiguous: A (N channels), B, C (batch length groups N), D, bias."""
-    nothing = A.new_zeros(len(A), dtype=dtype)
-    D, bias = (nothing if each is None else each.to(dtype).contiguous() for each in (D, delta_bias))
-    B, C = (each.permute(0, 3, 1, 2).to(dtype).contiguous() for each in (B, C))
-    return [A.T.to(dtype).contiguous(), B, C, D, bias]
+    nothing = scan.A.new_zeros(len(scan.A), dtype=dtype)
+    D, bias = (nothing if each is None else each.to(dtype).contiguous() for each in (scan.D, scan.delta_bias))
+    B, C = (each.permute(0, 3, 1, 2).to(dtype).contiguous() for each in (scan.B, scan.C))
+    return [scan.A.T.to(dtype).contiguous(), B, C, D, bias]
 
 
-def given_alone(gradients: tuple[Tensor | None, ...], *given: Tensor | None) -> list[Tensor]:
+def given_alone(gradients: tuple[Tensor | None, ...], scan: Scan) -> list[Tensor]:
     """Gradients of the tensors that were given, each in its tensor's dtype."""
-    pairs = zip(gradients, given, strict=True)
+    pairs = zip(gradients, scan[:-1], strict=True)
     return [gradient.to(each.dtype) for gradient, each in pairs if gradient is not None and each is not None]
