@@ -35,7 +35,7 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
 
 @pytest.mark.parametrize(
     ("command", "what"),
-    [(["evaluate"], "an evaluation's metrics"), (["report", "--no-internals"], "a page of rrg report")],
+    [(["evaluate"], "an evaluation's metrics"), (["report", "--no-internals"], "a page of rrg")],
 )
 @pytest.mark.parametrize(
     ("output", "message"),
