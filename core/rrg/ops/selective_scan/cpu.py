@@ -8,6 +8,7 @@ Python threads meet.
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,12 +20,12 @@ from rrg.ops.threads import share_out
 AVAILABLE = find_spec("numba") is not None
 EVERY = 64  # steps from one kept state to the next
 # Channels that one task takes along; fewer where there are many states, so that what it keeps stays in the cache.
-WIDTH, STATES = 192, 3072
+WIDTH, STATES = 96, 3072
 GRAIN = 2**15  # exponentials worth a thread
 
 
 def selective_scan(scan: Scan) -> Tensor:
-    """Without a copy where channels lie side by side in memory."""
+    """Nothing is copied: the kernels read any layout."""
     return op.by_groups(ordered_scan, scan)
 
 
@@ -44,13 +45,13 @@ def _forward(scan: Scan, order: Tensor) -> tuple[Tensor, Tensor]:
     u, delta, z = scan.u, scan.delta, scan.z
     dtype, size, states = state_dtype(u), _size(scan), scan.A.shape[1]
     shared, stored = op.shared(scan), _stored(u, delta, z)
-    long = [_sided(u, stored), _sided(delta, stored), None if z is None else _sided(z, stored)]
+    long = [None if each is None else each.to(stored) for each in (u, delta, z)]
     y = op.long(u, dtype if shared else stored)
     starts = op.empty(len(u), -(-u.shape[3] // EVERY), states, len(scan.A), dtype=dtype)
     inputs = *map(_flat, long), _strides(*long, y), *_arrays(*op.small(scan, dtype)), order.numpy()
 
     def run(first: int, last: int) -> None:
-        scratch = op.empty(states, size, dtype=dtype), op.empty(3, size, dtype=dtype)
+        scratch = op.empty(states, size, dtype=dtype), op.empty(3, kernels.TILE, size, dtype=dtype)
         settings = scan.softplus, z is not None, shared, size, EVERY, first, last
         arguments: Any = (*inputs, *settings, *_arrays(*scratch), _flat(y), *_arrays(starts))
         kernels.forward(*arguments)
@@ -68,7 +69,7 @@ def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> li
     (batch, groups, share, length), states = delta.shape, scan.A.shape[1]
     dtype, size = state_dtype(u), _size(scan)
     shared, stored = op.shared(scan), _stored(u, delta, z, upstream)
-    long = [None if each is None else _sided(each, stored) for each in (upstream, u, delta, z)]
+    long = [None if each is None else each.to(stored) for each in (upstream, u, delta, z)]
     of_u, of_delta = op.long(u, dtype if shared else stored), op.like(delta, stored)
     of_z = None if z is None else op.long(z, stored)
     of_A, of_D, of_bias = (op.empty(batch, *each, groups * share, dtype=dtype) for each in ((states,), (), ()))
@@ -79,7 +80,7 @@ def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> li
 
     def run(first: int, last: int) -> None:
         steps = min(EVERY, length)
-        shapes = (2, steps, states, size), (5, steps, size), (2, size), (states, size)
+        shapes = (2, steps, states, size), (6, steps, size), (2, size), (states, size)
         scratch = [op.empty(*shape, dtype=dtype) for shape in shapes]
         settings = scan.softplus, z is not None, shared, size, EVERY, first, last
         arguments: Any = (*inputs, *settings, *_arrays(starts, *scratch, carry), *outputs)
@@ -101,12 +102,6 @@ def _stored(u: Tensor, *others: Tensor | None) -> torch.dtype:
     return torch.bfloat16 if short else state_dtype(u)
 
 
-def _sided(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Channels side by side; as it is, where it already is so."""
-    x = x.to(dtype)
-    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-
-
 def _flat(x: Tensor | None) -> Any:
     """The memory of a tensor as the kernels read it: one long array."""
     if x is None:
@@ -117,9 +112,12 @@ def _flat(x: Tensor | None) -> Any:
 
 
 def _strides(*long: Tensor | None) -> Any:
-    """Of each: how far a batch entry, a position and a group lie apart; 0 for the group of what the groups share."""
-    rows = [(0, 0, 0) if x is None else (x.stride(0), x.stride(3), x.stride(1) * (x.shape[1] > 1)) for x in long]
-    return torch.tensor(rows).numpy()
+    """Of each: how far a batch entry, a position, a group and a channel lie apart; 0 for a group that all share."""
+    rows = [
+        (0, 0, 0, 1) if x is None else (x.stride(0), x.stride(3), x.stride(1) * (x.shape[1] > 1), x.stride(2))
+        for x in long
+    ]
+    return np.array(rows)
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:
