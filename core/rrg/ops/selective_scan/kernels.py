@@ -183,7 +183,7 @@ def _load(array: Array, stride: Array, b: int, g: int, first: Any, width: Any, p
 
 @compiled(**CONTRACT)
 def _in_a_row(places: Array) -> bool:
-    """Are these `TILE` positions, each right after the one before? Then the compiler knows their number and distance."""
+    """Are these `TILE` positions that follow each other? Then the compiler knows their number and distance."""
     found = len(places) == TILE
     for i in range(1, len(places)):
         found &= places[i] == places[i - 1] + 1
