@@ -200,7 +200,9 @@ def test_the_command_scores_a_csv_beside_itself(
 
 def test_the_command_needs_no_data(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(table), "--protocol", "raw"]) == 0
-    assert "the predictions' own references, n = 5\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the predictions' own references, n = 5\n" in out
+    assert "1,000 resamples of reports, seed 0" in out
 
 
 def test_the_command_reads_labels_and_annotations(

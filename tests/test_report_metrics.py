@@ -10,10 +10,11 @@ from report_pages import page_of
 from report_runs import change, every_case
 from rrg.errors import DataError
 from rrg.evaluate import read_predictions
+from rrg.evaluate.scores import MODEL
 from rrg.labels import get_labeler
 from rrg.report.cases import cases_of
 from rrg.report.page import read_studies
-from rrg.report.scores import MODEL, Cell, read_metrics
+from rrg.report.scores import Cell, read_metrics
 
 
 def test_an_interval_of_macro_f1_goes_with_it(scored: Path) -> None:
@@ -33,7 +34,9 @@ def test_intervals_are_shown(scored: Path) -> None:
     cell = read_metrics(path).tables[""].cells[("bleu_4",)][MODEL]
     assert cell.interval == (0.1, 0.25)
     assert cell.value is not None
-    assert "0.100 – 0.250" in page_of(scored).text
+    page = page_of(scored)
+    assert "0.100 – 0.250" in page.text
+    assert "Intervals 95 %: percentile bootstrap, 1,000 resamples of whole patients, seed 0" in page.text
 
 
 def test_presets_and_radgraph_are_folded_up(scored: Path) -> None:

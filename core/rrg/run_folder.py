@@ -35,6 +35,20 @@ def read_run(run: Path) -> dict[str, Any]:
     return content
 
 
+def made_from(folder: Path) -> dict[str, str]:
+    """`data` and `split` of the run.json in a folder, where there is one. Raises DataError if it is corrupt."""
+    path = folder / RUN
+    try:
+        run = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(run, dict) or not all(isinstance(run.get(key, ""), str) for key in ("data", "split")):
+        raise DataError(f'{path}: expected an object with "data" (a folder) and "split", both strings')
+    return {key: run[key] for key in ("data", "split") if key in run}
+
+
 def run_data(run: Path) -> Path:
     """The data folder that a run was trained on. Raises DataError where it is gone, and as `read_run` does."""
     data = Path(read_run(run)["data"])

@@ -73,9 +73,9 @@ def run(args: argparse.Namespace) -> int:
 def _agreed(key: str, paths: dict[str, Path]) -> str | None:
     """What every run.json there is says. Raises UsageError where two differ."""
     from rrg.errors import UsageError
-    from rrg.evaluate.predictions import read_run
+    from rrg.run_folder import made_from
 
-    said = {name: value for name, path in paths.items() if (value := read_run(path.parent).get(key))}
+    said = {name: value for name, path in paths.items() if (value := made_from(path.parent).get(key))}
     if len(set(said.values())) > 1:
         listed = ", ".join(f"{name}: {value}" for name, value in said.items())
         raise UsageError(f"these runs are of different {key} ({listed}); name one that has all studies with --{key}")

@@ -42,7 +42,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--section", default="findings", help="findings, impression or findings+impression (default: findings)"
     )
     parser.add_argument("--allow-empty", action="store_true", help="score empty reports of a FILE, not refuse them")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random baseline (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random baseline and the intervals (default: 0)")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="where to write the JSON")
     labels = parser.add_argument_group("labels")
@@ -70,17 +70,18 @@ def run(args: argparse.Namespace) -> int:
     from rrg.cli._data import open_folder
     from rrg.evaluate import evaluate, read_predictions
     from rrg.evaluate.label_files import read_labels
-    from rrg.evaluate.predictions import FILE, read_run
+    from rrg.evaluate.predictions import FILE
     from rrg.evaluate.radgraph import read_annotations
     from rrg.evaluate.scores import BEGINS, write_scores
     from rrg.files import check_output
+    from rrg.run_folder import made_from
 
     if args.output is not None:
         check_output(args.output, BEGINS, "an evaluation's metrics")
     given = Path(args.predictions)
     path = given / FILE if given.is_dir() else given
-    made_from = read_run(path.parent)
-    data, split = args.data or made_from.get("data"), args.split or made_from.get("split", "test")
+    run = made_from(path.parent)
+    data, split = args.data or run.get("data"), args.split or run.get("split", "test")
     predictions = read_predictions(path, allow_empty=given.is_dir() or args.allow_empty)
     scores = evaluate(
         predictions,

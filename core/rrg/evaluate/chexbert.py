@@ -98,8 +98,8 @@ def _read(path: Path) -> dict[str, Tensor]:
             "save its model_state_dict alone"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines() or [type(error).__name__]
-        raise DataError(f"{path}: cannot be read as a checkpoint: {reason[0]}") from None
+        reason = f"{type(error).__name__} {error}".splitlines()[0]
+        raise DataError(f"{path}: cannot be read as a checkpoint that torch.save wrote ({reason})") from None
     state = content.get("model_state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{path}: {_NO_CHEXBERT}")

@@ -18,12 +18,11 @@ from rrg.evaluate.predictions import Prediction
 from rrg.evaluate.protocol import SECTIONS, Protocol, protocol_for, section_of
 from rrg.evaluate.radgraph import Annotation, Overlap, mean, radgraph_scores
 from rrg.evaluate.reports import scored_reports
-from rrg.evaluate.scores import COLUMNS, RadGraph, Repeated, Row, Scores, Subset
+from rrg.evaluate.scores import COLUMNS, MODEL, RadGraph, Repeated, Row, Scores, Subset
 from rrg.evaluate.statistics import check_seed, clinical_statistics, intervals, join
 from rrg.labels import Labeler, get_labeler
 from rrg.observations import OBSERVATIONS
 
-MODEL = "model"
 SHOWN = 5
 Annotations = Mapping[str, Annotation]
 

@@ -78,7 +78,7 @@ def _align(pairs: Sequence[Pair]) -> dict[Pair, list[float]]:
     spec = find_spec("pycocoevalcap")
     folder = Path((spec.submodule_search_locations or [""])[0] if spec else "") / "meteor"
     if not (folder / "meteor-1.5.jar").is_file():
-        raise MeteorUnavailable("pycocoevalcap's meteor-1.5.jar is missing")
+        raise MeteorUnavailable("pycocoevalcap's meteor-1.5.jar is missing; install pycocoevalcap anew")
     command = [
         java,
         "-Xmx2G",

@@ -1,6 +1,5 @@
 """Generated reports, one a record: `predictions.jsonl` as `rrg generate` writes it, or anyone's JSON lines or CSV."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -84,17 +83,3 @@ def _describe(error: ValidationError) -> str:
         f"{'.'.join(map(str, item['loc'])) or 'the line'}: {item['msg']}"
         for item in error.errors(include_url=False, include_input=False)
     )
-
-
-def read_run(folder: Path) -> dict[str, str]:
-    """`data` and `split` of the run.json in a folder, where there is one. Raises DataError if it is corrupt."""
-    path = folder / "run.json"
-    try:
-        run = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(run, dict) or not all(isinstance(run.get(key, ""), str) for key in ("data", "split")):
-        raise DataError(f'{path}: expected an object with "data" (a folder) and "split", both strings')
-    return {key: run[key] for key in ("data", "split") if key in run}

@@ -26,6 +26,8 @@ COLUMNS = {
     "ROUGE-L": "rouge_l",
     "CIDEr": "cider",
 }
+MODEL = "model"
+"""The model's row, beside those of the null baselines."""
 BEGINS = '{\n  "protocol":'
 """How every file of scores begins."""
 SHOWN_TEXT = 100
@@ -39,7 +41,7 @@ class Row:
 
     `presets` holds every clinical preset's figures, by the preset's name and `average-observations|uncertain->value`.
     `intervals` are 95 % bootstrap intervals of the language metrics and of f1_macro and f1_micro (uncertain as 0), with
-    whole patients drawn; empty where there is one patient.
+    whole patients drawn where data are given, else reports; empty where there is one.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -124,6 +126,12 @@ class Scores:
         """The whole of it, as JSON; NaN never occurs."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
 
+    @property
+    def bootstrap(self) -> str:
+        """How the intervals are made."""
+        drawn = "whole patients" if self.split else "reports"
+        return f"95 %: percentile bootstrap, {RESAMPLES:,} resamples of {drawn}, seed {self.seed}"
+
     def table(self) -> str:
         """Plain text: caption, all studies, abnormal studies, presets, the model per observation, health, notes."""
         where = f"split {self.split}, n = {self.n} of {self.n_split}" if self.split else f"n = {self.n}"
@@ -132,7 +140,7 @@ class Scores:
             f"protocol {self.signature}",
             f"P, R, F1: labels of reports by {self.labeler}, of references {self.reference_labels}, "
             f"{self.uncertain}, {self.average}",
-            f"95 %: percentile bootstrap, {RESAMPLES:,} resamples of whole patients, seed {self.seed}",
+            self.bootstrap,
             "",
             *_rows(self.rows),
             "",
@@ -144,7 +152,7 @@ class Scores:
             *_radgraph(self.radgraph),
             *self._health(),
             "",
-            *_observations(self.rows["model"].clinical, self.uncertain),
+            *_observations(self.rows[MODEL].clinical, self.uncertain),
         ]
         lines += ["", *(f"Note: {note}." for note in self.notes)] if self.notes else []
         return "\n".join(lines)
@@ -166,7 +174,7 @@ def _rows(rows: dict[str, Row]) -> list[str]:
         macro = row.clinical.macro
         values = [*(getattr(row, key) for key in COLUMNS.values()), macro.precision, macro.recall]
         lines.append(_cells(name, width, [*values, macro.f1, row.clinical.micro.f1]))
-        if name == "model" and row.intervals:
+        if name == MODEL and row.intervals:
             for side, title in enumerate(BOUNDS):
                 bounds = [row.intervals.get(key) for key in (*COLUMNS.values(), "", "", "f1_macro", "f1_micro")]
                 lines.append(_cells(title, width, [found[side] if found else None for found in bounds], blank=""))
@@ -179,7 +187,7 @@ def _cells(title: str, width: int, values: Sequence[float | None], blank: str = 
 
 def _presets(rows: dict[str, Row]) -> list[str]:
     """The model's figures by preset, and the baselines' F1 beside them."""
-    model, others = rows["model"], [name for name in rows if name != "model"]
+    model, others = rows[MODEL], [name for name in rows if name != MODEL]
     figures = [(preset, figure) for preset, found in model.presets.items() for figure in found]
     first, second = (max(len(pair[i]) for pair in figures) for i in (0, 1))
     columns = {name: f"  F1 of {name}" for name in others}
@@ -234,7 +242,7 @@ def read_scores(path: Path) -> Scores:
         raise DataError(
             f"{path}: not what this version of rrg evaluate writes: {describe(error)[:SHOWN_PROBLEMS]}; {again} anew"
         ) from None
-    if "model" not in scores.rows:
+    if MODEL not in scores.rows:
         raise DataError(f'{path}: "rows" has no scores of "model"; {again} anew')
     return scores
 

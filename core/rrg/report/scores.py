@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rrg.evaluate.scores import COLUMNS, Row, Scores, read_scores
+from rrg.evaluate.scores import COLUMNS, MODEL, Row, Scores, read_scores
 
 Way = tuple[str, ...]
-MODEL = "model"
 ABNORMAL = "abnormal"
 AVERAGES = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
 NAMES: dict[Way, str] = {(key,): name for name, key in COLUMNS.items()} | {

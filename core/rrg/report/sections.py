@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from rrg.evaluate.scores import MODEL
 from rrg.report.markup import bar, number, shown, text
-from rrg.report.scores import ABNORMAL, MODEL, NAMES, Cell, Metrics, Table, Way, leaves
+from rrg.report.scores import ABNORMAL, NAMES, Cell, Metrics, Table, Way, leaves
 
 FACTS = {
     "signature": "Protocol",
@@ -18,6 +19,7 @@ FACTS = {
     "average": "Average",
     "constant": "The best constant",
     "constant_val_bleu_4": "Its BLEU-4 on validation",
+    "bootstrap": "Intervals",
     "seed": "Seed of the random baseline",
 }
 LONG = 60
@@ -105,14 +107,14 @@ def _presets(metrics: Metrics) -> str:
         for subset, table in metrics.tables.items()
     )
     listed = _list({f"presets {name}": said for name, said in metrics.scores.presets.items()})
-    return f'<details><summary>Presets</summary><div class="tables">{tables}</div>{listed}</details>'
+    return f'<details><summary>Clinical presets</summary><div class="tables">{tables}</div>{listed}</details>'
 
 
 def _radgraph(metrics: Metrics) -> str:
     if metrics.scores.radgraph is None:
         return ""
     found = {" ".join(("radgraph", *way)): value for way, value in leaves(asdict(metrics.scores.radgraph))}
-    return f"<details><summary>Radgraph</summary>{_list(found)}</details>"
+    return f"<details><summary>RadGraph, means over reports</summary>{_list(found)}</details>"
 
 
 def _list(said: Mapping[str, Any]) -> str:
