@@ -1,7 +1,9 @@
-"""DAST's image encoder (eq. 1 and 2): VMamba, with the published state-dict keys, and a loader for its checkpoints.
+"""DAST's image encoder: VMamba, with the published state-dict keys, and a loader for its checkpoints.
 
-Liu et al., "VMamba: Visual State Space Model" (NeurIPS 2024). `VSSM` is the second version with one state per channel,
-no gate and expansion 1, published as T[s1l8], S[s1l20] and B[s1l20]. Activations stay channels-last throughout.
+Liu et al., "VMamba: Visual State Space Model" (NeurIPS 2024). `VSSM` is the second version of its code: one state per
+channel, no gate, and as many channels inside SS2D as outside; published as T[s1l8], S[s1l20] and B[s1l20], that is, 1
+state and 8 or 20 blocks in the third stage. DAST's eq. 1 is `VSSM.patch_embed`: the published weights read patches by
+convolutions that overlap, where the equation's patches do not. Eq. 2 is the blocks. Activations stay channels-last.
 """
 
 import math
@@ -24,13 +26,13 @@ from rrg.axes import Axes
 from rrg.core_pieces.encoder import IMAGENET_MEAN, IMAGENET_STD, Patches
 from rrg.errors import DataError, UsageError
 from rrg.ops.selective_scan import selective_scan_2d
-from rrg.views import side_by_side
+from rrg.views import films_there, side_by_side
 
 # Channels of the first stage, blocks of the four stages, rate of dropped branches in the published training.
 SIZES = {"tiny": (96, [2, 2, 8, 2], 0.2), "small": (96, [2, 2, 20, 2], 0.3), "base": (128, [2, 2, 20, 2], 0.5)}
 STRIDE = 32  # pixels of a film to a position of the last stage
-DIRECTIONS, STATES = 4, 1
-MAX_BYTES = 4 << 30
+DIRECTIONS, STATES = 4, 1  # orders in which a map is read; numbers that a channel remembers
+MAX_BYTES = 4 << 30  # of a checkpoint
 
 
 class VMambaConfig(PieceConfig):
@@ -79,13 +81,9 @@ class VMamba(nn.Module):
         pixel_values: Float[Tensor, "batch views channels height width"],
         view_mask: Bool[Tensor, "batch views"],
     ) -> Patches:
-        # The meta device can't choose, since its tensors hold no values.
-        films = pixel_values.flatten(0, 1) if pixel_values.is_meta else pixel_values[view_mask]
+        films = films_there(pixel_values, view_mask)
         colours = [(films - mean) / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
         tokens = self.backbone(torch.cat(colours, dim=1)).flatten(1, 2)
-        if pixel_values.is_meta:
-            tokens = tokens.unflatten(0, view_mask.shape).flatten(1, 2)
-            return Patches(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device="meta"))
         return Patches(*side_by_side(tokens, view_mask))
 
 
@@ -104,9 +102,9 @@ def halve(width: int, out: int) -> list[nn.Module]:
 
 
 class VSSM(nn.Module):
-    """A stem, then four stages of blocks; each but the last halves the map and doubles its channels.
+    """A stem to a quarter of the side, then four stages; each but the last halves the map and doubles its channels.
 
-    Its state dict is that of the published classifier without `classifier.head`.
+    Its state dict is that of the published classifier without `classifier.head`, hence the names.
     """
 
     def __init__(self, dims: int, depths: list[int], drop_path: float) -> None:
@@ -161,7 +159,8 @@ class Block(nn.Module):
 class SS2D(nn.Module):
     """The 2D selective scan: one map read in four orders, each by a selective scan of its own; their sum.
 
-    Per direction k: [δ; B; C] = x_proj_k x, Δ = softplus(dt_projs_k δ + bias_k) and A = -exp(A_logs).
+    With x after a linear layer, a depthwise convolution and SiLU, per direction k and position: [δ; B; C] = x_proj_k x
+    with δ of width / 16 numbers, Δ = softplus(dt_projs_k δ + bias_k), and A = -exp(A_logs); D is Ds.
     """
 
     def __init__(self, width: int) -> None:
@@ -174,7 +173,7 @@ class SS2D(nn.Module):
         self.x_proj_weight = nn.Parameter(torch.empty(sizes).uniform_(-bound, bound))
         bound = self.rank**-0.5
         self.dt_projs_weight = nn.Parameter(torch.empty(DIRECTIONS, width, self.rank).uniform_(-bound, bound))
-        # softplus(bias) is spread log-uniformly over 0.001 to 0.1
+        # Steps Δ start log-uniformly between 0.001 and 0.1: what softplus makes of the bias.
         steps = torch.empty(DIRECTIONS, width).uniform_(math.log(1e-3), math.log(1e-1)).exp()
         self.dt_projs_bias = nn.Parameter(steps + (-(-steps).expm1()).log())
         self.A_logs = nn.Parameter(torch.zeros(DIRECTIONS * width, STATES))
@@ -184,10 +183,10 @@ class SS2D(nn.Module):
 
     def forward(self, x: Float[Tensor, "films rows columns width"]) -> Float[Tensor, "films rows columns width"]:
         x = F.silu(self.conv2d(self.in_proj(x).permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        read = torch.einsum("fhwc,krc->fhwkr", x, self.x_proj_weight)
+        read = torch.einsum("fhwc,krc->fhwkr", x, self.x_proj_weight)  # (films rows columns 4 rank+2·states)
         low, B, C = read.split([self.rank, STATES, STATES], dim=-1)
-        rows = low.flatten(0, 2).transpose(0, 1)  # (4 positions rank)
-        delta = torch.bmm(rows, self.dt_projs_weight.transpose(1, 2)).unflatten(1, x.shape[:3])
+        low = low.flatten(0, 2).transpose(0, 1)  # (4 positions rank): one matrix product a direction
+        delta = torch.bmm(low, self.dt_projs_weight.transpose(1, 2)).unflatten(1, x.shape[:3])
         y = selective_scan_2d(
             x.permute(0, 3, 1, 2),
             delta.permute(1, 0, 4, 2, 3),

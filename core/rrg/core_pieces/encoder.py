@@ -13,7 +13,7 @@ import rrg._torchvision  # noqa: F401  before timm and transformers
 from rrg.axes import Axes
 from rrg.config import PieceConfig
 from rrg.errors import UsageError
-from rrg.views import side_by_side
+from rrg.views import films_there, side_by_side
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -73,9 +73,8 @@ class Encoder(nn.Module):
         pixel_values: Float[Tensor, "batch views channels height width"],
         view_mask: Bool[Tensor, "batch views"],
     ) -> Patches:
-        # Only films that are there: a blank one would cost time and enter the statistics of batch normalisation. The
-        # meta device can't choose, since its tensors hold no values.
-        films = pixel_values.flatten(0, 1) if pixel_values.is_meta else pixel_values[view_mask]
+        # Only films that are there: a blank one would cost time and enter the statistics of batch normalisation.
+        films = films_there(pixel_values, view_mask)
         films = torch.cat([(films - mean) / std for mean, std in zip(self.mean, self.std, strict=True)], dim=1)
         alone = self.training and len(films) == 1
         if alone:  # one film has no statistics of a batch: it is normalised by those so far
@@ -86,9 +85,6 @@ class Encoder(nn.Module):
         tokens = self.dropout(tokens)
         if alone:
             self.train()
-        if pixel_values.is_meta:
-            tokens = tokens.unflatten(0, view_mask.shape).flatten(1, 2)
-            return Patches(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device="meta"))
         return Patches(*side_by_side(tokens, view_mask))
 
     def _tokens(self, films: Tensor) -> Tensor:

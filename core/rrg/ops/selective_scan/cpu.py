@@ -1,5 +1,10 @@
 """The selective scan on the CPU: compiled kernels on torch's threads, as the custom op `rrg::selective_scan_cpu`.
 
+This module lays the memory out and shares the work; `kernels` computes. "Long" is what is as long as the sequence: u,
+delta, z, y and their gradients, (batch groups share length) with `share` channels a group; it is read where it lies if
+a group's channels lie side by side. "Small" is the rest, copied into the kernels' layout. A task is one batch entry and
+at most `size` channels of a group.
+
 The forward pass keeps the state before every 64th step; the backward pass computes the states between once more.
 numba is imported at the first call. Its own parallel loops are not used: they kill forked workers, or abort where two
 Python threads meet.
@@ -15,13 +20,13 @@ from torch import Tensor
 from rrg.errors import UsageError
 from rrg.ops.selective_scan import op
 from rrg.ops.selective_scan.naive import Scan, state_dtype
-from rrg.ops.threads import share_out
+from rrg.ops.threads import Run, share_out
 
 AVAILABLE = find_spec("numba") is not None
 EVERY = 64  # steps from one kept state to the next
-# Channels that one task takes along; fewer where there are many states, so that what it keeps stays in the cache.
-WIDTH, STATES = 96, 3072
-GRAIN = 2**15  # exponentials worth a thread
+WIDTH = 96  # channels of a task at most
+HELD = 3072  # numbers of its state at most, so that they stay in the cache
+GRAIN = 2**15  # exponentials, one for each step of each state, that are worth a thread
 
 
 def selective_scan(scan: Scan) -> Tensor:
@@ -56,8 +61,7 @@ def _forward(scan: Scan, order: Tensor) -> tuple[Tensor, Tensor]:
         arguments: Any = (*inputs, *settings, *_arrays(*scratch), _flat(y), *_arrays(starts))
         kernels.forward(*arguments)
 
-    tasks = len(u) * u.shape[1] * -(-delta.shape[2] // size)
-    share_out(run, tasks, _threads(delta.numel() * states))
+    _share_out(run, scan, size)
     return y.to(u.dtype), starts
 
 
@@ -86,8 +90,7 @@ def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> li
         arguments: Any = (*inputs, *settings, *_arrays(starts, *scratch, carry), *outputs)
         kernels.backward(*arguments)
 
-    tasks = len(u) * u.shape[1] * -(-delta.shape[2] // size)
-    share_out(run, tasks, _threads(delta.numel() * states))
+    _share_out(run, scan, size)
     of_A, of_B, of_C, of_D, of_bias = map(_total, (of_A, of_B, of_C, of_D, of_bias))
     gradients = of_u, of_delta, of_A.T, of_B.permute(0, 2, 3, 1), of_C.permute(0, 2, 3, 1), of_D, of_z, of_bias
     return op.given_alone(gradients, scan)
@@ -125,16 +128,19 @@ def _arrays(*tensors: Tensor) -> list[Any]:
 
 
 def _total(parts: Tensor) -> Tensor:
-    """Over the first axis, in order: torch's own sum may divide it among its threads."""
+    """The sum over the first axis, in order: torch's own may divide it among threads, and the last bits with them."""
     return torch.from_numpy(parts.numpy().sum(axis=0))
 
 
 def _size(scan: Scan) -> int:
-    """Channels of a task: equal parts of a group, in whole cache lines."""
+    """Channels of a task: a group in as few equal parts as WIDTH and HELD allow, in whole cache lines of 16 floats."""
     share = scan.delta.shape[2]
-    parts = -(-share // max(min(WIDTH, STATES // scan.A.shape[1]), 16))
+    parts = -(-share // max(min(WIDTH, HELD // scan.A.shape[1]), 16))
     return -(-share // parts // 16) * 16
 
 
-def _threads(exponentials: int) -> int:
-    return max(min(torch.get_num_threads(), exponentials // GRAIN), 1)
+def _share_out(run: Run, scan: Scan, size: int) -> None:
+    """All tasks of a scan among threads; where the groups share u, a task takes its channels of all groups."""
+    tasks = len(scan.u) * scan.u.shape[1] * -(-scan.delta.shape[2] // size)
+    exponentials = scan.delta.numel() * scan.A.shape[1]
+    share_out(run, tasks, max(min(torch.get_num_threads(), exponentials // GRAIN), 1))
