@@ -1,8 +1,8 @@
 """The selective scan on the CPU: compiled kernels on torch's threads, as the custom op `rrg::selective_scan_cpu`.
 
 This module lays the memory out and shares the work; `kernels` computes. "Long" is what is as long as the sequence: u,
-delta, z, y and their gradients, (batch groups share length) with `share` channels a group; it is read where it lies if
-a group's channels lie side by side. "Small" is the rest, copied into the kernels' layout. A task is one batch entry and
+delta, z, y and their gradients, (batch groups share length) with `share` channels a group; it is read where it lies, in
+any layout. "Small" is the rest, copied into the kernels' layout. A task is one batch entry and
 at most `size` channels of a group.
 
 The forward pass keeps the state before every 64th step; the backward pass computes the states between once more.
