@@ -39,10 +39,10 @@ demo: install  ## phantom data, lead+dmsr trained, generated and scored, in minu
 	$(BIN)/rrg run $(DEMO) --data data/phantom --out runs/demo $(if $(wildcard runs/demo/recipe.toml),--resume)
 
 test: lint  ## lint, types, and the tests that take seconds
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
 
 test-all: lint  ## everything, GPU tests where there is one, contracts on many examples
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 	$(BIN)/rrg test core lead s2d-align vdgen dast --examples 100
 
 lint: $(INSTALLED_DEV)  ## ruff, ruff format, mypy on core/

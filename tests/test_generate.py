@@ -182,7 +182,7 @@ def test_a_failed_generation_keeps_the_earlier_predictions(
     copytree(folder.path, data)
     broken = StudyFolder.open(data)
     broken.film_path(broken.split("test")[-1]).write_bytes(b"no film")
-    with pytest.raises(DataError, match="neither a JPEG nor a PNG"):
+    with pytest.raises(DataError, match="none of JPEG, PNG and DICOM"):
         write_predictions(reporter, broken, "test", path, batch_size=2)
     assert path.read_text() == "earlier"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "predictions.jsonl"]
@@ -237,7 +237,7 @@ def test_generate_command_prints_one_report(
     ("arguments", "code", "says"),
     [
         (["--image", "absent.png"], 1, "absent.png: no such film"),
-        (["--image", __file__], 1, "neither a JPEG nor a PNG"),
+        (["--image", __file__], 1, "none of JPEG, PNG and DICOM"),
         (["--beams", "0"], 2, "beams"),
         (["--limit", "0"], 2, "limit=0"),
         (["--data", "absent"], 1, "absent: no such data folder"),

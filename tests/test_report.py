@@ -123,7 +123,7 @@ def test_a_film_that_cannot_be_shown_leaves_a_placeholder_with_its_name(
     spoil(scored.parent / "data" / "images" / "missed-1.png")
     page = page_of(scored)
     assert len([a for a in page.all("div") if a.get("class") == "film gone"]) == 1
-    assert "images/missed-1.png: n" in page.text  # no such film; neither a JPEG nor a PNG
+    assert "images/missed-1.png: n" in page.text  # no such film; none of JPEG, PNG and DICOM
     assert str(scored.parent) not in page.text
 
 

@@ -99,9 +99,21 @@ def workers_quiet() -> Iterator[None]:
         _forking = before
 
 
-def _in_child() -> None:
+def _hold_interrupts() -> None:
+    if _forking:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _take_interrupts() -> None:
+    if _forking:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _ignore_interrupts() -> None:
     if _forking:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _take_interrupts()
 
 
-os.register_at_fork(after_in_child=_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold_interrupts, after_in_parent=_take_interrupts, after_in_child=_ignore_interrupts)
