@@ -8,6 +8,9 @@ INSTALLED_DOCS := $(VENV)/.installed-docs
 # Most modules are never imported: each is compiled when it is, which takes a minute off the installation.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
+# A process a core; threads of their own would wait busily for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+
 # Shorter than the defaults: what a film shows is learnt first, from the exact labels, while no language model runs.
 DEMO := core.pretrain+lead+dmsr --set core.encoder.standardize=false --set lead.experts.pool=max \
   --set lead.train.vision=frozen --set lead.train.epochs=2 --set core.exemplars.epochs=2 \
@@ -39,10 +42,10 @@ demo: install  ## phantom data, lead+dmsr trained, generated and scored, in minu
 	$(BIN)/rrg run $(DEMO) --data data/phantom --out runs/demo $(if $(wildcard runs/demo/recipe.toml),--resume)
 
 test: lint  ## lint, types, and the tests that take seconds
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-all: lint  ## everything, GPU tests where there is one, contracts on many examples
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST)
 	$(BIN)/rrg test core lead s2d-align vdgen dast --examples 100
 
 lint: $(INSTALLED_DEV)  ## ruff, ruff format, mypy on core/
