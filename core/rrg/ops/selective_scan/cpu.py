@@ -24,7 +24,7 @@ from rrg.ops.threads import Run, share_out
 
 AVAILABLE = find_spec("numba") is not None
 EVERY = 64  # steps from one kept state to the next
-WIDTH = 96  # channels of a task at most
+WIDTH = 192  # channels of a task at most
 HELD = 3072  # numbers of its state at most, so that they stay in the cache
 GRAIN = 2**15  # exponentials, one for each step of each state, that are worth a thread
 
