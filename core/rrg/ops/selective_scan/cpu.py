@@ -1,8 +1,8 @@
 """The selective scan on the CPU: compiled kernels on torch's threads, as the custom op `rrg::selective_scan_cpu`.
 
 This module lays the memory out and shares the work; `kernels` computes. "Long" is what is as long as the sequence: u,
-delta, z, y and their gradients, (batch groups share length) with `share` channels a group; it is read where it lies, in
-any layout. "Small" is the rest, copied into the kernels' layout. A task is one batch entry and
+delta, z, y and their gradients, (batch groups share length) with `share` channels a group; it is read where it lies if
+a group's channels lie side by side. "Small" is the rest, copied into the kernels' layout. A task is one batch entry and
 at most `size` channels of a group.
 
 The forward pass keeps the state before every 64th step; the backward pass computes the states between once more.
@@ -13,7 +13,6 @@ Python threads meet.
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +29,7 @@ GRAIN = 2**15  # exponentials, one for each step of each state, that are worth a
 
 
 def selective_scan(scan: Scan) -> Tensor:
-    """Nothing is copied: the kernels read any layout."""
+    """Without a copy where channels lie side by side in memory."""
     return op.by_groups(ordered_scan, scan)
 
 
@@ -50,13 +49,13 @@ def _forward(scan: Scan, order: Tensor) -> tuple[Tensor, Tensor]:
     u, delta, z = scan.u, scan.delta, scan.z
     dtype, size, states = state_dtype(u), _size(scan), scan.A.shape[1]
     shared, stored = op.shared(scan), _stored(u, delta, z)
-    long = [None if each is None else each.to(stored) for each in (u, delta, z)]
+    long = [_sided(u, stored), _sided(delta, stored), None if z is None else _sided(z, stored)]
     y = op.long(u, dtype if shared else stored)
     starts = op.empty(len(u), -(-u.shape[3] // EVERY), states, len(scan.A), dtype=dtype)
     inputs = *map(_flat, long), _strides(*long, y), *_arrays(*op.small(scan, dtype)), order.numpy()
 
     def run(first: int, last: int) -> None:
-        scratch = op.empty(states, size, dtype=dtype), op.empty(3, kernels.TILE, size, dtype=dtype)
+        scratch = op.empty(states, size, dtype=dtype), op.empty(3, size, dtype=dtype)
         settings = scan.softplus, z is not None, shared, size, EVERY, first, last
         arguments: Any = (*inputs, *settings, *_arrays(*scratch), _flat(y), *_arrays(starts))
         kernels.forward(*arguments)
@@ -73,7 +72,7 @@ def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> li
     (batch, groups, share, length), states = delta.shape, scan.A.shape[1]
     dtype, size = state_dtype(u), _size(scan)
     shared, stored = op.shared(scan), _stored(u, delta, z, upstream)
-    long = [None if each is None else each.to(stored) for each in (upstream, u, delta, z)]
+    long = [None if each is None else _sided(each, stored) for each in (upstream, u, delta, z)]
     of_u, of_delta = op.long(u, dtype if shared else stored), op.like(delta, stored)
     of_z = None if z is None else op.long(z, stored)
     of_A, of_D, of_bias = (op.empty(batch, *each, groups * share, dtype=dtype) for each in ((states,), (), ()))
@@ -84,7 +83,7 @@ def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> li
 
     def run(first: int, last: int) -> None:
         steps = min(EVERY, length)
-        shapes = (2, steps, states, size), (6, steps, size), (2, size), (states, size)
+        shapes = (2, steps, states, size), (5, steps, size), (2, size), (states, size)
         scratch = [op.empty(*shape, dtype=dtype) for shape in shapes]
         settings = scan.softplus, z is not None, shared, size, EVERY, first, last
         arguments: Any = (*inputs, *settings, *_arrays(starts, *scratch, carry), *outputs)
@@ -105,6 +104,12 @@ def _stored(u: Tensor, *others: Tensor | None) -> torch.dtype:
     return torch.bfloat16 if short else state_dtype(u)
 
 
+def _sided(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """With a group's channels side by side in memory: as it is, where they are; else a copy."""
+    x = x.to(dtype)
+    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+
+
 def _flat(x: Tensor | None) -> Any:
     """The memory of a tensor as the kernels read it: one long array."""
     if x is None:
@@ -115,12 +120,9 @@ def _flat(x: Tensor | None) -> Any:
 
 
 def _strides(*long: Tensor | None) -> Any:
-    """Of each: how far a batch entry, a position, a group and a channel lie apart; 0 for a group that all share."""
-    rows = [
-        (0, 0, 0, 1) if x is None else (x.stride(0), x.stride(3), x.stride(1) * (x.shape[1] > 1), x.stride(2))
-        for x in long
-    ]
-    return np.array(rows)
+    """Of each: how far a batch entry, a position and a group lie apart; 0 for the group of what the groups share."""
+    rows = [(0, 0, 0) if x is None else (x.stride(0), x.stride(3), x.stride(1) * (x.shape[1] > 1)) for x in long]
+    return torch.tensor(rows).numpy()
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:

@@ -1,7 +1,7 @@
 """The selective scan's CPU kernels, compiled by numba. Importing this module imports numba.
 
-u, delta, z, y and their gradients come flat, with a row of `strides` that says how far a batch entry, a position, a
-group and a channel lie apart. Where the groups share u, its stride of a group is 0, and y is the
+u, delta, z, y and their gradients come flat, with a row of `strides` that says how far a batch entry, a position and a
+group lie apart; a group's channels lie side by side. Where the groups share u, its stride of a group is 0, and y is the
 sum over them. bfloat16 comes as its bits, uint16. Everything else is C-contiguous, float32 or float64: A (N channels),
 B, C (batch length groups N), D, bias (channels). `order` (1 or groups, length): positions in the order of a group.
 
@@ -58,7 +58,6 @@ LOG2E, ROUND = np.float32(1 / math.log(2)), np.float32(1.5 * 2**23 + 127)
 # ln 2 in two parts, the first short enough that its product with the exponent is exact.
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
 LOWEST, HIGHEST, BITS = np.float32(-88), np.float32(89), np.int32(23)
-TILE = 16  # steps that are read together: a cache line of float32, where steps lie side by side
 HALF = np.uint32(16)  # bits of a bfloat16, the upper half of a float32
 
 
@@ -157,60 +156,8 @@ def _block(block: int, turn: int, shared: bool, parts: int, size: int, share: in
 
 
 @compiled(**CONTRACT)
-def _load(array: Array, stride: Array, b: int, g: int, first: Any, width: Any, places: Array, tile: Array) -> None:
-    """tile (steps size): numbers of so many channels at these positions. Memory is read along its short strides."""
-    origin = b * stride[0] + g * stride[2]
-    if stride[3] == 1:
-        for i in range(len(places)):
-            at = np.uint64(origin + places[i] * stride[1]) + first
-            for d in range(width):
-                tile[i, d] = _read(array, at + d)
-        return
-    for start in range(0, len(places), TILE):
-        part = places[start : start + TILE]
-        row = np.uint64(start)
-        if stride[1] == 1 and _in_a_row(part):
-            at, apart = np.uint64(origin + part[0]), np.uint64(stride[3])
-            for d in range(width):
-                for i in range(np.uint64(TILE)):
-                    tile[row + i, d] = _read(array, at + (first + d) * apart + i)
-        else:
-            for d in range(width):
-                channel = origin + np.int64(first + d) * stride[3]
-                for i in range(len(part)):
-                    tile[start + i, d] = _read(array, np.uint64(channel + part[i] * stride[1]))
-
-
-@compiled(**CONTRACT)
-def _in_a_row(places: Array) -> bool:
-    """Are these `TILE` positions that follow each other? Then the compiler knows their number and distance."""
-    found = len(places) == TILE
-    for i in range(1, len(places)):
-        found &= places[i] == places[i - 1] + 1
-    return found
-
-
-@compiled(**CONTRACT)
-def _store(
-    array: Array, stride: Array, b: int, g: int, first: Any, width: Any, places: Array, tile: Array, add: bool
-) -> None:
-    """The way back of `_load`; with `add`, onto what is there."""
-    origin = b * stride[0] + g * stride[2]
-    if stride[3] == 1:
-        for i in range(len(places)):
-            at = np.uint64(origin + places[i] * stride[1]) + first
-            if add:
-                for d in range(width):
-                    _write(array, at + d, _read(array, at + d) + tile[i, d])
-            else:
-                for d in range(width):
-                    _write(array, at + d, tile[i, d])
-    else:
-        for d in range(width):
-            start = origin + np.int64(first + d) * stride[3]
-            for i in range(len(places)):
-                at = np.uint64(start + places[i] * stride[1])
-                _write(array, at, _read(array, at) + tile[i, d] if add else tile[i, d])
+def _at(stride: Array, b: int, position: int, g: int, first: Any) -> Any:
+    return np.uint64(b * stride[0] + position * stride[1] + g * stride[2]) + first
 
 
 @compiled(**CONTRACT)
@@ -239,7 +186,7 @@ def forward(
 ) -> None:
     """Tasks `first` to `last`: y, and the state before every `every`-th step in starts (batch chunks N channels).
 
-    strides: of u, delta, z, y. Scratch: state (N size); rows (3 TILE size): Δ, u, y.
+    strides: of u, delta, z, y. Scratch: state (N size); rows (3 size): Δ, u, y.
     """
     length, groups, states = B.shape[1:]
     share = A.shape[1] // groups
@@ -258,29 +205,32 @@ def forward(
                             if chunk == 0:
                                 starts[b, 0, n, origin + d] = ZERO
                             state[n, d] = starts[b, chunk, n, origin + d]
-                    for start in range(chunk * every, min(length, chunk * every + every), TILE):
-                        places = order[g % len(order), start : min(length, start + TILE)]
-                        _load(u, strides[0], b, g, inner, width, places, rows[1])
-                        _load(delta, strides[1], b, g, inner, width, places, rows[0])
-                        for i in range(len(places)):
-                            p = places[i]
+                    for t in range(chunk * every, min(length, chunk * every + every)):
+                        p = order[g % len(order), t]
+                        at_u, at_delta = _at(strides[0], b, p, g, inner), _at(strides[1], b, p, g, inner)
+                        for d in range(width):
+                            step = _read(delta, at_delta + d) + bias[origin + d]
+                            rows[0, d] = _softplus(step)[0] if softplus else step
+                            rows[1, d] = _read(u, at_u + d)
+                            rows[2, d] = D[origin + d] * rows[1, d]
+                        for n in range(states):
+                            Bn, Cn = B[b, p, g, n], C[b, p, g, n]
                             for d in range(width):
-                                step = rows[0, i, d] + bias[origin + d]
-                                rows[0, i, d] = _softplus(step)[0] if softplus else step
-                                rows[2, i, d] = D[origin + d] * rows[1, i, d]
-                            for n in range(states):
-                                Bn, Cn = B[b, p, g, n], C[b, p, g, n]
-                                for d in range(width):
-                                    step = rows[0, i, d]
-                                    after = _exp(step * A[n, origin + d]) * state[n, d] + step * rows[1, i, d] * Bn
-                                    state[n, d] = after
-                                    rows[2, i, d] += Cn * after
+                                after = _exp(rows[0, d] * A[n, origin + d]) * state[n, d] + rows[0, d] * rows[1, d] * Bn
+                                state[n, d] = after
+                                rows[2, d] += Cn * after
                         if gated:
-                            _load(z, strides[2], b, g, inner, width, places, rows[0])
-                            for i in range(len(places)):
-                                for d in range(width):
-                                    rows[2, i, d] *= rows[0, i, d] * _softplus(rows[0, i, d])[1]
-                        _store(y, strides[3], b, g, inner, width, places, rows[2], turn > 0)
+                            at_z = _at(strides[2], b, p, g, inner)
+                            for d in range(width):
+                                gate = _read(z, at_z + d)
+                                rows[2, d] *= gate * _softplus(gate)[1]
+                        at_y = _at(strides[3], b, p, g, inner)
+                        if turn:
+                            for d in range(width):
+                                _write(y, at_y + d, _read(y, at_y + d) + rows[2, d])
+                        else:
+                            for d in range(width):
+                                _write(y, at_y + d, rows[2, d])
                     if chunk + 1 < chunks:
                         for n in range(states):
                             for d in range(width):
@@ -327,7 +277,7 @@ def backward(
 
     strides: of upstream, u, delta, z, of_u, of_delta, of_z. Parts to be added up: of_A (batch N channels), of_D,
     of_bias (batch channels), of_B, of_C (parts batch length groups N). Scratch: kept (2 every N size): exp(ΔA), and
-    that times the state before; rows (6 every size): Δ, its slope, ∂y, y, u, z; sums (2 size): ∂u, ∂Δ; state (N size);
+    that times the state before; rows (5 every size): Δ, its slope, ∂y, y, u; sums (2 size): ∂u, ∂Δ; state (N size);
     carry (batch N channels): what later steps ask of the state.
     """
     length, groups, states = B.shape[1:]
@@ -354,19 +304,19 @@ def backward(
                         for d in range(width):
                             state[n, d] = starts[b, chunk, n, origin + d]
                     steps = min(every, length - chunk * every)
-                    places = order[g % len(order), chunk * every : chunk * every + steps]
-                    _load(upstream, strides[0], b, g, inner, width, places, rows[2])
-                    _load(u, strides[1], b, g, inner, width, places, rows[4])
-                    _load(delta, strides[2], b, g, inner, width, places, rows[0])
                     for i in range(steps):
-                        p = places[i]
+                        p = order[g % len(order), chunk * every + i]
+                        at_out, at_u = _at(strides[0], b, p, g, inner), _at(strides[1], b, p, g, inner)
+                        at_delta = _at(strides[2], b, p, g, inner)
                         for d in range(width):
-                            step = rows[0, i, d] + bias[origin + d]
+                            step = _read(delta, at_delta + d) + bias[origin + d]
                             slope = ONE
                             if softplus:
                                 step, slope = _softplus(step)
                             rows[0, i, d] = step
                             rows[1, i, d] = slope
+                            rows[2, i, d] = _read(upstream, at_out + d)
+                            rows[4, i, d] = _read(u, at_u + d)
                             rows[3, i, d] = D[origin + d] * rows[4, i, d]
                         for n in range(states):
                             Bn, Cn = B[b, p, g, n], C[b, p, g, n]
@@ -378,17 +328,16 @@ def backward(
                                 kept[1, i, n, d] = before
                                 state[n, d] = after
                                 rows[3, i, d] += Cn * after
-                    if gated:
-                        _load(z, strides[3], b, g, inner, width, places, rows[5])
-                        for i in range(steps):
+                        if gated:
+                            at_z, at_of_z = _at(strides[3], b, p, g, inner), _at(strides[6], b, p, g, inner)
                             for d in range(width):
-                                gate, out = rows[5, i, d], rows[2, i, d]
+                                gate = _read(z, at_z + d)
                                 slope = _softplus(gate)[1]
-                                rows[5, i, d] = out * rows[3, i, d] * slope * (ONE + gate * (ONE - slope))
-                                rows[2, i, d] = out * gate * slope
-                        _store(of_z, strides[6], b, g, inner, width, places, rows[5], False)
+                                of_gate = slope * (ONE + gate * (ONE - slope))
+                                _write(of_z, at_of_z + d, rows[2, i, d] * rows[3, i, d] * of_gate)
+                                rows[2, i, d] *= gate * slope
                     for i in range(steps - 1, -1, -1):
-                        p = places[i]
+                        p = order[g % len(order), chunk * every + i]
                         for d in range(width):
                             sums[0, d] = D[origin + d] * rows[2, i, d]
                             sums[1, d] = ZERO
@@ -406,12 +355,16 @@ def backward(
                                 carry[b, n, origin + d] = grad * kept[0, i, n, d]
                             of_B[part, b, p, g, n] = sum_B
                             of_C[part, b, p, g, n] = sum_C
+                        at_u, at_delta = _at(strides[4], b, p, g, inner), _at(strides[5], b, p, g, inner)
                         for d in range(width):
                             of_step = sums[1, d] * rows[1, i, d]
                             of_bias[b, origin + d] += of_step
                             of_D[b, origin + d] += rows[2, i, d] * rows[4, i, d]
-                            rows[0, i, d] = of_step
-                            rows[4, i, d] = sums[0, d]
-                    _store(of_u, strides[4], b, g, inner, width, places, rows[4], turn > 0)
-                    _store(of_delta, strides[5], b, g, inner, width, places, rows[0], False)
+                            _write(of_delta, at_delta + d, of_step)
+                        if turn:
+                            for d in range(width):
+                                _write(of_u, at_u + d, _read(of_u, at_u + d) + sums[0, d])
+                        else:
+                            for d in range(width):
+                                _write(of_u, at_u + d, sums[0, d])
         first = end
