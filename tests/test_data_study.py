@@ -211,6 +211,7 @@ def test_missing_part_is_named(tmp_path: Path, name: str) -> None:
         ("[" * 100_000, "not JSON"),
         ("[]", "expected a JSON object, found a list"),
         ('{"name": "x", "labels": 3}', "lacks labels, source, licence"),
+        ('{"name": "\\ud800"}', "holds half a surrogate pair"),
     ],
 )
 def test_bad_card_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -169,6 +169,9 @@ def _read_card(path: Path) -> dict[str, Any]:
         if _size(path) > MAX_CARD_BYTES:
             raise DataError(f"{path}: larger than {MAX_CARD_BYTES >> 20} MiB, so not a data folder's card")
         card = json.loads(path.read_bytes())
+        json.dumps(card, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: holds half a surrogate pair (\\ud800 to \\udfff), which is no character") from None
     except FileNotFoundError:
         raise DataError(f"{path}: missing, so {path.parent} is no data folder of rrg") from None
     except (ValueError, RecursionError) as error:

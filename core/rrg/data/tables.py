@@ -12,6 +12,7 @@ from typing import IO, Any, TextIO
 from rrg.data import archives
 from rrg.data.archives import Member
 from rrg.errors import DataError
+from rrg.files import check_input
 
 MAX_LINE_BYTES = 4 << 20
 MAX_PROBLEMS = 20
@@ -27,9 +28,11 @@ def records(path: Path | Member, what: str, hint: str = "", columns: Sequence[st
 
     what: what the file should hold, for messages. columns: those that a CSV must have.
 
-    Raises DataError where it cannot be read, is not UTF-8 as a whole, lacks a column, has a line of more than 4 MiB, or
-    in a CSV a record of more or a NUL byte.
+    Raises DataError where it is a pipe or cannot be read, is not UTF-8 as a whole, lacks a column, has a line of more
+    than 4 MiB, or in a CSV a record of more or a NUL byte.
     """
+    if isinstance(path, Path):
+        check_input(path)
     name = (path.name if isinstance(path, Path) else path.name.rpartition("/")[2]).lower()
     content = archives.read(path) if isinstance(path, Member) else None
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from rrg.data.tables import records, refuse
 from rrg.errors import DataError
-from rrg.files import check_input
 from rrg.observations import OBSERVATIONS
 
 ID_COLUMNS = ("id", "study_id", "uid")
@@ -60,7 +59,6 @@ def read_labels(path: Path) -> LabelFile:
 
     Raises DataError for unknown columns, an observation that occurs nowhere, no id, an id given twice, other values.
     """
-    check_input(path)
     labels: dict[str, np.ndarray] = {}
     problems: list[str] = []
     seen: set[int] = set()

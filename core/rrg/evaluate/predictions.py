@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rrg.data.tables import records, refuse
 from rrg.errors import DataError
-from rrg.files import check_input
 
 FILE = "predictions.jsonl"
 MAX_REPORT = 1 << 16
@@ -44,7 +43,6 @@ def read_predictions(path: Path, allow_empty: bool = True) -> list[Prediction]:
     Raises DataError that lists, with line numbers, records that are not JSON, lack a field, hold NaN or something else
     than text, and ids given twice; or says that the file is missing, empty, not UTF-8 or too large to be predictions.
     """
-    check_input(path)
     table = path.name.lower().removesuffix(".gz").endswith(".csv")
     predictions: dict[str, tuple[int, Prediction]] = {}
     problems: list[str] = []
