@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_folders import clean, noise, save, study, write_folder
-from rrg.data.check import Check, Finding, check_folder, films
+from rrg.data.check import Check, Finding, check_folder
 from rrg.data.check import folder as on_folder
 from rrg.data.check.findings import repeats
 from rrg.data.study import SPLITS, Study
@@ -207,8 +207,7 @@ def test_a_missing_film_is_found_without_opening_any(spoiled: Callable[..., Path
     assert only(path, "unreadable", quick=True).examples == ["images/val1-0.png: no such film"]
 
 
-def test_films_are_looked_at_in_order_and_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(films, "CHUNK", 3)
+def test_films_are_looked_at_in_order(tmp_path: Path) -> None:
     path = write_folder(tmp_path, clean())
     (path / "images/test2-0.png").unlink()
     assert only(path, "unreadable", workers=2).films[0][0].name == "images/test2-0.png"

@@ -4,7 +4,6 @@ Every check is guarded: one that fails is itself a finding, and the others still
 """
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -183,11 +182,12 @@ def machine() -> Rows:
     import psutil
     import torch
 
+    from rrg.data.parallel import cores
+
     free, memory = shutil.disk_usage(Path.cwd()).free, psutil.virtual_memory()
     yield "ok" if free > 5 * GIB else "note", f"disk: {free / GIB:.1f} GiB free at {Path.cwd()}"
     yield "ok", f"memory: {memory.available / GIB:.1f} GiB available of {memory.total / GIB:.1f}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield "ok", f"cores: {cores}; torch's threads: {torch.get_num_threads()} (OMP_NUM_THREADS sets them)"
+    yield "ok", f"cores: {cores()}; torch's threads: {torch.get_num_threads()} (OMP_NUM_THREADS sets them)"
 
 
 def data_folders(given: Iterable[Path]) -> Rows:

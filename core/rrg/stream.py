@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from rrg.batch import Studies
+from rrg.data.parallel import cores
 from rrg.errors import DataError, RRGError, UsageError
 
 # Forked, a worker has the studies and the tokenizer at once; macOS and Windows cannot fork safely, and pickle them.
@@ -34,8 +35,7 @@ def workers_for(device: torch.device, given: int | None = None) -> int:
         raise UsageError(f"workers={given}: give 0 or more workers")
     if given is not None or device.type == "cpu":
         return given or 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return min(8, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def batches(

@@ -23,7 +23,7 @@ from rrg.observations import OBSERVATIONS
 
 TABLE = "df_chexpert_plus_*.csv"
 COLUMNS = ("path_to_image", "deid_patient_id", "patient_report_date_order", "section_findings")
-PUBLISHED: dict[Split, int] = {"train": 40463, "val": 5780, "test": 11562}  # CXPMRG-Bench, in films
+PUBLISHED = dict(zip(SPLITS, splits.PUBLISHED["CheXpert Plus"][1], strict=True))  # films of CXPMRG-Bench
 LICENCE = (
     "Stanford University Dataset Research Use Agreement; cite Chambon et al., arXiv 2405.19538. Not to be passed on."
 )

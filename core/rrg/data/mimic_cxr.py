@@ -34,7 +34,7 @@ LICENCE = (
     "PhysioNet Credentialed Health Data License 1.5.0: not to be shared; cite Johnson et al., Sci Data 2019;6:317, and "
     "arXiv:1901.07042 for JPG films and labels"
 )
-R2GEN = {"train": 270_790, "val": 2_130, "test": 3_858}
+R2GEN = dict(zip(SPLITS, splits.PUBLISHED["MIMIC-CXR"][1], strict=True))
 """Images of R2Gen's selection: those of studies with findings."""
 LABELS = ("chexpert", "negbio")
 

@@ -11,6 +11,14 @@ from rrg.errors import DataError
 
 ANNOTATION = "annotation.json"
 MAX_ANNOTATION_BYTES = 1 << 30
+# Studies of R2Gen's selection, and films of its MIMIC-CXR annotation, one an item (Chen et al., EMNLP 2020); films of
+# CXPMRG-Bench's (Wang et al., CVPR 2025).
+PUBLISHED: dict[str, tuple[str, tuple[int, int, int]]] = {
+    "IU X-Ray": ("studies", (2069, 296, 590)),
+    "MIMIC-CXR": ("films", (270_790, 2130, 3858)),
+    "CheXpert Plus": ("films", (40_463, 5780, 11_562)),
+}
+"""By collection: what is counted, and how many in train, val and test."""
 
 
 def listed(path: Path) -> Iterator[tuple[str, Split, Any]]:

@@ -7,8 +7,8 @@ JPEG and a PNG of equal pixels. Of each only a `Look` is kept.
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,17 +16,17 @@ import numpy as np
 from tqdm import tqdm
 
 from rrg.data.check.findings import Film, Finding, by_splits, listed, repeats, some, splits_of
-from rrg.data.films import read_film
+from rrg.data.films import film_bytes, read_film
+from rrg.data.parallel import cores, parallel
+from rrg.data.store import FEW, MANIFEST
 from rrg.data.study import Study
 from rrg.data.tables import records
 from rrg.errors import DataError
 
-MANIFEST = "films.jsonl"
 SMALLEST, LONGEST_ASPECT = 64, 3.0
 """A film's shorter side in pixels, and its longer side over the shorter."""
 FLAT = 1.0
 """Standard deviation in grey levels of 255 below which a film shows nothing."""
-CHUNK = 1024
 
 
 class Look(NamedTuple):
@@ -69,10 +69,9 @@ def source_hashes(path: Path) -> tuple[dict[str, bytes], list[str]]:
 def look(path: Path, source: bytes | None) -> Look:
     """Decode a film. source: the hash of its bytes, where it is known."""
     try:
-        film = read_film(path)
-        if source is None:
-            with path.open("rb") as file:
-                source = hashlib.file_digest(file, "sha256").digest()
+        content = film_bytes(path)
+        film = read_film(path, content=content)
+        source = source or hashlib.sha256(content).digest()
     except DataError as error:
         return Look(source or b"", error=error.message)
     except (OSError, ValueError) as error:
@@ -85,18 +84,15 @@ def look(path: Path, source: bytes | None) -> Look:
 def look_at(
     folder: Path, films: Sequence[Film], known: Mapping[str, bytes], workers: int | None, progress: bool
 ) -> list[Look]:
-    """A look at every film, in order, in parallel; no more than `CHUNK` wait at once."""
-    looks: list[Look] = []
-    rest: Iterator[Film] = iter(films)
-    with (
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        tqdm(total=len(films), desc="films", unit="film", leave=False, disable=None if progress else True) as bar,
-    ):
-        while chunk := list(islice(rest, CHUNK)):
-            for found in pool.map(lambda film: look(folder / film.name, known.get(film.name)), chunk):
-                looks.append(found)
-                bar.update()
-    return looks
+    """A look at every film, in order, in parallel."""
+    jobs = ((film.name, known.get(film.name)) for film in films)
+    with closing(parallel(partial(_look, folder), jobs, min(workers or cores(), len(films) // FEW + 1))) as looks:
+        hidden = None if progress else True
+        return list(tqdm(looks, "films", total=len(films), unit="film", leave=False, disable=hidden))
+
+
+def _look(folder: Path, job: tuple[str, bytes | None]) -> Look:
+    return look(folder / job[0], job[1])
 
 
 def unlooked(folder: Path, films: Sequence[Film], known: Mapping[str, bytes]) -> list[Look]:

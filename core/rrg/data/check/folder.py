@@ -4,16 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rrg.data import splits
 from rrg.data.check.findings import Finding, by_splits, listed, repeats, some, splits_of
 from rrg.data.study import CARD, METADATA, SPLITS, Study, count
 
-# Studies of R2Gen's selection, and images of its MIMIC-CXR annotation, one an item (Chen et al., EMNLP 2020); images of
-# CXPMRG-Bench's (Wang et al., CVPR 2025).
-PUBLISHED = {
-    "iuxray": ("studies", (2069, 296, 590)),
-    "mimiccxr": ("films", (270_790, 2130, 3858)),
-    "chexpertplus": ("films", (40_463, 5780, 11_562)),
-}
+PUBLISHED = {re.sub(r"[^a-z0-9]", "", name.lower()): known for name, known in splits.PUBLISHED.items()}
 
 
 def lines(card: Mapping[str, Any], studies: Sequence[Study], problems: Sequence[str]) -> Finding:

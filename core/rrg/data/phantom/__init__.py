@@ -4,13 +4,8 @@ A patient is drawn as a chest in millimetres (`anatomy`), findings are placed in
 films are projected from that one scene (`film`), and the report says what was placed (`reports`).
 """
 
-import multiprocessing
-import os
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from rrg.data.parallel import cores, parallel
 from rrg.data.phantom.anatomy import sample_anatomy
 from rrg.data.phantom.film import draw_film, encode, sample_technique
 from rrg.data.phantom.findings import sample_findings
@@ -68,8 +64,9 @@ def make_phantom(
     with new_folder(dest) as folder:
         (folder / "images").mkdir()
         plans = plan_studies(studies, seed)
-        with _mapper(min(workers or os.cpu_count() or 1, studies // 32 + 1)) as run:
-            drawn = run(partial(draw_study, folder, seed), plans)
+        with closing(
+            parallel(partial(draw_study, folder, seed), plans, min(workers or cores(), studies // 32 + 1))
+        ) as drawn:
             made = list(tqdm(drawn, "phantom", total=studies, unit="study", disable=None if progress else True))
         write_metadata(folder, made, card)
     return StudyFolder.open(dest)
@@ -115,19 +112,3 @@ def draw_study(folder: Path, seed: int, plan: Plan) -> Study:
         views=list(views),
         labels=report.labels,
     )
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[partial]:
-    """An ordered map, over processes where there is more than one worker."""
-    if workers == 1:
-        yield partial(map)
-        return
-    # Spawned children import the caller's script again, which fails for one on standard input or without a main guard;
-    # forked ones are safe as they use nothing that a threaded parent may hold locked (no torch, no logging).
-    method = "fork" if sys.platform == "linux" else None
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method))
-    try:
-        yield partial(pool.map, chunksize=8)
-    finally:
-        pool.shutdown(cancel_futures=True)  # on Ctrl-C, what has not begun never does
