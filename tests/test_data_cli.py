@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from data_sources import item, r2gen
+from data_sources import item, r2gen, run_import
 from rrg.cli import data as cli
+from rrg.data.importing import import_collection
 from rrg.data.study import SPLITS
+from rrg.errors import UsageError
 
 
 def run_cli(*arguments: object) -> int:
@@ -65,3 +67,30 @@ def test_cli_module_is_light() -> None:
     code = "import sys, rrg.cli.data; print(*({'numpy', 'torch', 'pydantic', 'PIL', 'tqdm'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("way", ["file", "link"])
+def test_what_stands_where_films_are_collected_stays(tmp_path: Path, way: str) -> None:
+    src, stands = r2gen(tmp_path / "src", [item(1)]), tmp_path / ".d.importing"
+    if way == "file":
+        stands.write_text("mine")
+    else:
+        stands.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"\.d\.importing: .*remove it, or name another DEST"):
+        run_import(src, tmp_path / "d")
+    assert stands.is_symlink() or stands.read_text() == "mine"
+    assert not (tmp_path / "d").exists()
+
+
+def test_labels_that_a_collection_does_not_have_are_refused(tmp_path: Path) -> None:
+    src = r2gen(tmp_path / "src", [item(1)])
+    with pytest.raises(UsageError, match="given:negbio: IU X-Ray has no labels of its own"):
+        import_collection("iu-xray", src, tmp_path / "d", labeler="given:negbio", progress=False)
+    assert list(tmp_path.iterdir()) == [src]
+
+
+@pytest.mark.parametrize("collection", ["mimic-cxr", "chexpert-plus"])
+def test_a_file_in_place_of_a_folder_is_called_one(tmp_path: Path, collection: str) -> None:
+    (tmp_path / "src.zip").write_bytes(b"PK")
+    with pytest.raises(UsageError, match="a file, not a folder"):
+        import_collection(collection, tmp_path / "src.zip", tmp_path / "d", progress=False)

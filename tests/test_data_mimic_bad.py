@@ -168,7 +168,7 @@ def test_a_study_folder_without_a_film_is_a_problem(tmp_path: Path) -> None:
 
 def test_src_that_is_no_folder_or_holds_too_many_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="a file, not a folder"):
         read(tmp_path / "file", 0, "")
     monkeypatch.setattr("rrg.data.mimic_layout.MAX_FOLDERS", 3)
     with pytest.raises(DataError, match="more than 3 folders"):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rrg.data import archives, splits
 from rrg.data.archives import Member
 from rrg.data.importing import IMAGES, Entries, Film, Reading, Unsound, find_film
-from rrg.data.listing import archives_of, inside
+from rrg.data.listing import archives_of, inside, need_folder
 from rrg.data.splits import ANNOTATION
 from rrg.data.study import SPLITS, Split, relative_name
 from rrg.data.tables import records, refuse
@@ -53,8 +53,7 @@ def read(src: Path, seed: int, given: str | None) -> Reading:
     Raises: UsageError where `src` is no folder or lacks the labels that are asked for; DataError where there is no
     table, or a table, an archive or a link is refused.
     """
-    if not src.is_dir():
-        raise UsageError(f"{src}: no such folder; give the one with {TABLE}")
+    need_folder(src, f"give the one with {TABLE}")
     entries, notes = Entries(), []
     packed = [Member(path, name) for path in archives_of(src) for name in archives.names(path)]
     studies = _studies(_table(src), entries)

@@ -176,6 +176,8 @@ def import_collection(
         reading: Reading = import_module(COLLECTIONS[collection]).read(src, seed, given)
     except OSError as error:
         raise DataError(f"{src}: cannot be read: {error}") from error
+    if given and reading.labels is None:
+        raise UsageError(f"given:{given}: {reading.card['name']} has no labels of its own; give chexpert or strict")
     card = {"labels_from": "findings", **reading.card, "split": reading.split}
     notes = list(reading.notes)
     folder = copy_studies(

@@ -10,6 +10,12 @@ from rrg.data.importing import Film, Unsound
 from rrg.errors import DataError, UsageError
 
 
+def need_folder(src: Path, hint: str) -> None:
+    """Raises UsageError where `src` is no folder."""
+    if not src.is_dir():
+        raise UsageError(f"{src}: {'a file, not a folder' if src.exists() else 'no such folder'}; {hint}")
+
+
 def inside(src: Path, path: Path) -> Path:
     """`path`, which lies in `src`. Raises DataError where a link leads out of `src`."""
     real = Path(os.path.realpath(path))

@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 
 from rrg.data.archives import is_archive
-from rrg.errors import DataError, UsageError
+from rrg.data.listing import need_folder
+from rrg.errors import DataError
 
 DEPTH = 6  # physionet.org/files/mimic-cxr-jpg/2.0.0/files
 MAX_FOLDERS = 10_000
@@ -60,8 +61,7 @@ def study_folder(patient: str, study: str) -> str:
 
 def find_layout(src: Path) -> Layout:
     """The pieces: of each, the first by depth and name. Raises UsageError, and DataError that says what is missing."""
-    if not src.is_dir():
-        raise UsageError(f"{src}: no such folder; give the one that holds MIMIC-CXR's films, reports and tables")
+    need_folder(src, "give the one that holds MIMIC-CXR's films, reports and tables")
     tables: dict[str, Path] = {}
     annotations, archives, trees, links = [], [], [], []
     for path, kind in _search(src):

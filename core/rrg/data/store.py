@@ -223,6 +223,8 @@ def open_store(dest: Path, src: Path, collection: str, form: Format, films: Sequ
         raise UsageError(f"{dest}: lies in {src}, whose films would then be those of both; name a folder outside")
     try:
         refuse_occupied(dest)
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise UsageError(f"{folder}: no folder, and films are collected there; remove it, or name another DEST")
         folder.mkdir(parents=True, exist_ok=True)
         with _held(folder) as lock:
             fresh = _settle(folder, {"source": os.path.realpath(src), "collection": collection, **asdict(form)})
