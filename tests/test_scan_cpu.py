@@ -108,11 +108,11 @@ def test_exponential_and_softplus_in_float32(limit: float) -> None:
     pulse, ones = torch.tensor([1.0, 0.0]).expand(len(x), 1, 2), torch.ones(len(x), 1, 1, 2)
     steps = torch.stack([torch.ones_like(x), x], dim=-1).unsqueeze(1)
     after = selective_scan(pulse, steps, torch.ones(1, 1), ones, ones, softplus=False, backend="cpu")
-    torch.testing.assert_close(after[:, 0, 1], x.double().exp().float(), rtol=4e-7, atol=0)
+    torch.testing.assert_close(after[:, 0, 1], x.double().exp().float(), rtol=5e-7, atol=0)
     first = selective_scan(
         pulse[..., :1], x.view(-1, 1, 1), torch.ones(1, 1), ones[..., :1], ones[..., :1], backend="cpu"
     )
-    torch.testing.assert_close(first[:, 0, 0], F.softplus(x.double()).float(), rtol=4e-7, atol=0)
+    torch.testing.assert_close(first[:, 0, 0], F.softplus(x.double()).float(), rtol=5e-7, atol=0)
 
 
 @pytest.mark.parametrize("states", [1, 4])
@@ -129,6 +129,20 @@ def test_torch_accepts_the_op(states: int, given: set[str]) -> None:
     backward = y, *(each if each is None else each.detach() for each in arguments[:-2]), order, starts, True
     checks = torch.library.opcheck(torch.ops.rrg.selective_scan_cpu_backward, backward)
     assert set(checks.values()) == {"SUCCESS"}
+
+
+def test_a_group_reads_the_positions_in_its_own_order() -> None:
+    inputs = {name: tensor.detach() for name, tensor in drawn(groups=3, length=70).items()}
+    u, delta, z = (inputs[name].unflatten(1, (3, -1)) for name in ("u", "delta", "z"))
+    order = torch.stack([torch.arange(70), torch.randperm(70), torch.arange(70).flip(0)])
+    A, B, C, D, bias = (inputs[name] for name in ("A", "B", "C", "D", "delta_bias"))
+    found, _ = torch.ops.rrg.selective_scan_cpu(u, delta, A, B, C, D, z, bias, True, order)
+    for g, steps in enumerate(order):
+        read = [tensor[:, g][..., steps] for tensor in (u, delta, z)]
+        grouped = [tensor[:, g : g + 1][..., steps] for tensor in (B, C)]
+        own = [tensor.unflatten(0, (3, -1))[g] for tensor in (A, D, bias)]
+        y = selective_scan(*read[:2], own[0], *grouped, own[1], z=read[2], delta_bias=own[2], backend="naive")
+        torch.testing.assert_close(found[:, g][..., steps], y)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -224,7 +238,6 @@ def test_what_is_compiled_is_kept_on_disk(tmp_path: Path) -> None:
         import torch
         from rrg.ops.selective_scan import kernels, selective_scan
         selective_scan(*(torch.ones(1, 1, 2) for _ in range(2)), torch.ones(1, 1), *torch.ones(2, 1, 1, 1, 2))
-        stats = kernels.forward.stats
-        print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+        print(kernels.forward(*[torch.ones(1).numpy().dtype] * 3).cache_hits)
     """
-    assert [run(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)] == ["0 1\n", "1 0\n"]
+    assert [run(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)] == ["0\n", "1\n"]

@@ -10,19 +10,22 @@ numba is imported at the first call. Its own parallel loops are not used: they k
 Python threads meet.
 """
 
+import math
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rrg.errors import UsageError
 from rrg.ops.selective_scan import op
 from rrg.ops.selective_scan.naive import Scan, state_dtype
-from rrg.ops.threads import Run, share_out
+from rrg.ops.threads import share_out
 
 AVAILABLE = find_spec("numba") is not None
 EVERY = 64  # steps from one kept state to the next
+LINE = 16  # numbers of a cache line
 WIDTH = 192  # channels of a task at most
 HELD = 3072  # numbers of its state at most, so that they stay in the cache
 GRAIN = 2**15  # exponentials, one for each step of each state, that are worth a thread
@@ -46,55 +49,44 @@ def _forward(scan: Scan, order: Tensor) -> tuple[Tensor, Tensor]:
     """y, and the state before every `EVERY`-th step (batch chunks N channels)."""
     from rrg.ops.selective_scan import kernels
 
-    u, delta, z = scan.u, scan.delta, scan.z
-    dtype, size, states = state_dtype(u), _size(scan), scan.A.shape[1]
-    shared, stored = op.shared(scan), _stored(u, delta, z)
-    long = [_sided(u, stored), _sided(delta, stored), None if z is None else _sided(z, stored)]
-    y = op.long(u, dtype if shared else stored)
-    starts = op.empty(len(u), -(-u.shape[3] // EVERY), states, len(scan.A), dtype=dtype)
-    inputs = *map(_flat, long), _strides(*long, y), *_arrays(*op.small(scan, dtype)), order.numpy()
-
-    def run(first: int, last: int) -> None:
-        scratch = op.empty(states, size, dtype=dtype), op.empty(3, size, dtype=dtype)
-        settings = scan.softplus, z is not None, shared, size, EVERY, first, last
-        arguments: Any = (*inputs, *settings, *_arrays(*scratch), _flat(y), *_arrays(starts))
-        kernels.forward(*arguments)
-
-    _share_out(run, scan, size)
-    return y.to(u.dtype), starts
+    dtype, stored = state_dtype(scan.u), _stored(scan.u, scan.delta, scan.z)
+    u, delta, z = (None if each is None else _sided(each, stored) for each in (scan.u, scan.delta, scan.z))
+    y = op.long(scan.u, dtype if op.shared(scan) else stored)
+    chunks, (channels, states) = -(-scan.u.shape[3] // EVERY), scan.A.shape
+    starts = op.empty(len(scan.u), chunks, states, channels, dtype=dtype)
+    work = kernels.forward(_NUMPY[dtype], _NUMPY[stored], _NUMPY[y.dtype])
+    outputs = {"y": y, "starts": starts}
+    _work_off(work, kernels.forward_rows(states), scan, order, (None, u, delta, z, y), outputs)
+    return op.cast(y, scan.u.dtype), starts
 
 
 def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> list[Tensor]:
     """The gradients of the tensors given, in the scan's order."""
     from rrg.ops.selective_scan import kernels
 
-    u, delta, z = scan.u, scan.delta, scan.z
-    (batch, groups, share, length), states = delta.shape, scan.A.shape[1]
-    dtype, size = state_dtype(u), _size(scan)
-    shared, stored = op.shared(scan), _stored(u, delta, z, upstream)
-    long = [None if each is None else _sided(each, stored) for each in (upstream, u, delta, z)]
-    of_u, of_delta = op.long(u, dtype if shared else stored), op.like(delta, stored)
-    of_z = None if z is None else op.long(z, stored)
-    of_A, of_D, of_bias = (op.empty(batch, *each, groups * share, dtype=dtype) for each in ((states,), (), ()))
-    of_B, of_C = (op.empty(-(-share // size), batch, length, groups, states, dtype=dtype) for _ in range(2))
-    inputs = *map(_flat, long), _strides(*long, of_u, of_delta, of_z), *_arrays(*op.small(scan, dtype)), order.numpy()
-    carry = op.empty(batch, states, groups * share, dtype=dtype)
-    outputs = *map(_flat, (of_u, of_delta, of_z)), *_arrays(of_A, of_B, of_C, of_D, of_bias)
-
-    def run(first: int, last: int) -> None:
-        steps = min(EVERY, length)
-        shapes = (2, steps, states, size), (5, steps, size), (2, size), (states, size)
-        scratch = [op.empty(*shape, dtype=dtype) for shape in shapes]
-        settings = scan.softplus, z is not None, shared, size, EVERY, first, last
-        arguments: Any = (*inputs, *settings, *_arrays(starts, *scratch, carry), *outputs)
-        kernels.backward(*arguments)
-
-    _share_out(run, scan, size)
+    (batch, groups, share, length), states = scan.delta.shape, scan.A.shape[1]
+    dtype, stored = state_dtype(scan.u), _stored(scan.u, scan.delta, scan.z, upstream)
+    long = [None if each is None else _sided(each, stored) for each in (upstream, scan.u, scan.delta, scan.z)]
+    of_u, of_delta = op.long(scan.u, dtype if op.shared(scan) else stored), op.like(scan.delta, stored)
+    of_z = None if scan.z is None else op.long(scan.z, stored)
+    carry, of_A = (op.empty(batch, states, groups * share, dtype=dtype) for _ in range(2))
+    of_D, of_bias = (op.empty(batch, groups * share, dtype=dtype) for _ in range(2))
+    parts = -(-share // (_lines(scan) * LINE))
+    of_B, of_C = (op.empty(parts, batch, length, groups, states, dtype=dtype) for _ in range(2))
+    work = kernels.backward(_NUMPY[dtype], _NUMPY[stored], _NUMPY[of_u.dtype])
+    outputs = {"starts": starts, "carry": carry, "of_A": of_A, "of_B": of_B, "of_C": of_C, "of_D": of_D}
+    rows = kernels.backward_rows(states, min(EVERY, length))
+    _work_off(work, rows, scan, order, (*long, of_u, of_delta, of_z), outputs | {"of_bias": of_bias})
     of_A, of_B, of_C, of_D, of_bias = map(_total, (of_A, of_B, of_C, of_D, of_bias))
     gradients = of_u, of_delta, of_A.T, of_B.permute(0, 2, 3, 1), of_C.permute(0, 2, 3, 1), of_D, of_z, of_bias
     return op.given_alone(gradients, scan)
 
 
+_NUMPY = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+    torch.bfloat16: np.dtype(np.uint16),  # its bits
+}
 _scan = op.define("cpu", _forward, _backward, EVERY, "cpu")
 
 
@@ -105,44 +97,54 @@ def _stored(u: Tensor, *others: Tensor | None) -> torch.dtype:
 
 
 def _sided(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """With a group's channels side by side in memory: as it is, where they are; else a copy."""
-    x = x.to(dtype)
-    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-
-
-def _flat(x: Tensor | None) -> Any:
-    """The memory of a tensor as the kernels read it: one long array."""
-    if x is None:
-        return torch.empty(0).numpy()
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) if x.numel() else 0
-    flat = x.detach().as_strided((extent,), (1,))
-    return (flat.view(torch.uint16) if x.dtype == torch.bfloat16 else flat).numpy()
-
-
-def _strides(*long: Tensor | None) -> Any:
-    """Of each: how far a batch entry, a position and a group lie apart; 0 for the group of what the groups share."""
-    rows = [(0, 0, 0) if x is None else (x.stride(0), x.stride(3), x.stride(1) * (x.shape[1] > 1)) for x in long]
-    return torch.tensor(rows).numpy()
-
-
-def _arrays(*tensors: Tensor) -> list[Any]:
-    return [tensor.detach().numpy() for tensor in tensors]
+    """With a group's channels side by side in memory: as it is where they are; else a copy of what is not expanded."""
+    if x.dtype == dtype and (x.stride(2) == 1 or x.shape[2] == 1):
+        return x
+    once = x[tuple(slice(1) if stride == 0 and axis != 2 else slice(None) for axis, stride in enumerate(x.stride()))]
+    return op.cast(once.permute(0, 3, 1, 2), dtype).contiguous().permute(0, 2, 3, 1).expand(x.shape)
 
 
 def _total(parts: Tensor) -> Tensor:
     """The sum over the first axis, in order: torch's own may divide it among threads, and the last bits with them."""
-    return torch.from_numpy(parts.numpy().sum(axis=0))
+    return parts[0] if len(parts) == 1 else torch.from_numpy(parts.numpy().sum(axis=0))
 
 
-def _size(scan: Scan) -> int:
-    """Channels of a task: a group in as few equal parts as WIDTH and HELD allow, in whole cache lines of 16 floats."""
+def _lines(scan: Scan) -> int:
+    """Cache lines of a task's row: a group's channels in as few equal parts as WIDTH and HELD allow."""
     share = scan.delta.shape[2]
-    parts = -(-share // max(min(WIDTH, HELD // scan.A.shape[1]), 16))
-    return -(-share // parts // 16) * 16
+    parts = -(-share // max(min(WIDTH, HELD // scan.A.shape[1]), LINE))
+    return math.ceil(share / parts / LINE)
 
 
-def _share_out(run: Run, scan: Scan, size: int) -> None:
-    """All tasks of a scan among threads; where the groups share u, a task takes its channels of all groups."""
-    tasks = len(scan.u) * scan.u.shape[1] * -(-scan.delta.shape[2] // size)
-    exponentials = scan.delta.numel() * scan.A.shape[1]
-    share_out(run, tasks, max(min(torch.get_num_threads(), exponentials // GRAIN), 1))
+def _work_off(
+    work: Any, rows: int, scan: Scan, order: Tensor, long: tuple[Tensor | None, ...], others: dict[str, Tensor]
+) -> None:
+    """Share a scan's tasks out among threads; long: as in `kernels.JOB`, ∂y, u, delta, z, and what is made of them.
+
+    Where the groups share u, a task takes its channels of all groups.
+    """
+    from rrg.ops.selective_scan import kernels
+
+    dtype, shared, lines = state_dtype(scan.u), op.shared(scan), _lines(scan)
+    (batch, groups, share, length), states = scan.delta.shape, scan.A.shape[1]
+    tasks = batch * (1 if shared else groups) * -(-share // (lines * LINE))
+    threads = max(min(torch.get_num_threads(), scan.delta.numel() * states // GRAIN, tasks), 1)
+    A, B, C, D, bias = op.small(scan, dtype)
+    order = order.contiguous()
+    scratch = op.empty(threads * rows, lines * LINE, dtype=dtype)
+    made = ("y",) if len(long) == 5 else ("of_u", "of_delta", "of_z")
+    tensors = dict(zip(("grad_y", "u", "delta", "z", *made), long, strict=True)) | others
+    tensors |= {"A": A, "B": B, "C": C, "D": D, "bias": bias, "order": order, "scratch": scratch}
+    job = np.zeros((), kernels.JOB)
+    # Twice as many pieces as threads: one that another program holds up leaves its pieces to the others.
+    job["workers"], job["tasks"], job["piece"] = threads, tasks, max(tasks // (2 * threads), 1)
+    job["batch"], job["groups"], job["share"], job["length"] = batch, groups, share, length
+    job["states"], job["orders"], job["every"], job["lines"] = states, len(order), EVERY, lines
+    job["softplus"], job["gated"], job["shared"] = scan.softplus, scan.z is not None, shared
+    for name, tensor in tensors.items():
+        job[name] = 0 if tensor is None else tensor.data_ptr()
+    for place, tensor in enumerate(long):
+        if tensor is not None:
+            steps = tensor.stride()
+            job["strides"][place] = steps[0], steps[3], steps[1] * (tensor.shape[1] > 1)
+    share_out(work.address, job.ctypes.data, threads)

@@ -1,47 +1,75 @@
 """The selective scan's CPU kernels, compiled by numba. Importing this module imports numba.
 
-u, delta, z, y and their gradients come flat, with a row of `strides` that says how far a batch entry, a position and a
-group lie apart; a group's channels lie side by side. Where the groups share u, its stride of a group is 0, and y is the
-sum over them. bfloat16 comes as its bits, uint16. Everything else is C-contiguous, float32 or float64: A (N channels),
-B, C (batch length groups N), D, bias (channels). `order` (1 or groups, length): positions in the order of a group.
+`forward` and `backward` give C functions that work a `Job` off: no Python runs in them, so that threads never wait for
+its lock, and Python hands over one record instead of an array for each tensor.
 
-A task is one batch entry and at most `size` channels of one group, or of all where they share u: channels advance side
-by side in vector registers, their states stay in the cache, and time is the outer loop. Every task writes memory of its
-own, so neither the number of threads nor their timing changes a bit of the result.
+u, delta, z, y and their gradients have strides that say how far a batch entry, a position and a group lie apart; a
+group's channels lie side by side. Where the groups share u, its stride of a group is 0, and y is the sum over them.
+bfloat16 comes as its bits, uint16. Everything else is C-contiguous, float32 or float64: A (N channels),
+B, C (batch length groups N), D, bias (channels). order (1 or groups, length): positions in the order of a group.
+
+A task is one batch entry and at most `lines` cache lines of channels of one group, or of all where they share u.
+Channels advance side by side in vector registers, their states stay in the cache, and time is the outer loop. Every
+task writes memory of its own, so neither the number of threads nor their timing changes a bit of the result.
+
+A loop has one exponential or logarithm: of a longer chain of operations the processor holds too few numbers at once,
+and waits. It runs over whole cache lines, so that it has no remainder, whose constants would take up registers.
 """
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
-from numba.extending import overload
+from llvmlite import ir
+from numba import types
+from numba.core.cgutils import voidptr_t
+from numba.core.compiler import Compiler
+from numba.extending import intrinsic, overload, register_jitable
 from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# What a C function is given: counters of the pieces taken and of the workers that took one, how many workers and tasks
+# there are, and tasks in a piece; sizes and flags; addresses, 0 where there is none; strides of a batch entry, a
+# position and a group, of ∂y, u, delta, z, y or of_u, of_delta, of_z. share: channels of a group. every: steps from one
+# kept state to the next. scratch: rows for each worker, as many as `forward_rows` says, of a task's channels.
+COUNTS = "next", "worker", "workers", "tasks", "piece"
+SIZES = "batch", "length", "groups", "share", "states", "orders", "every", "lines", "softplus", "gated", "shared"
+INPUTS = "grad_y", "u", "delta", "z", "A", "B", "C", "D", "bias", "order", "starts"
+OUTPUTS = "y", "of_u", "of_delta", "of_z", "of_A", "of_B", "of_C", "of_D", "of_bias", "carry", "scratch"
+NEXT, WORKER = 0, 1  # places of the counters
+JOB = np.dtype([(name, np.int64) for name in COUNTS + SIZES + INPUTS + OUTPUTS] + [("strides", np.int64, (7, 3))])
+
 # a·b + c may be rounded once. Sums may change their order only where no exponential is taken: its rounding is exact.
 CONTRACT: Any = {"fastmath": {"contract"}}
 SUMS: Any = {"fastmath": {"contract", "reassoc", "nsz"}}
 
 
+class Apart(Compiler):
+    """Arrays given do not overlap: no loop tests it, nor has a second form for arrays that do."""
+
+    def define_pipelines(self) -> list[Any]:
+        self.state.flags.noalias = True
+        pipelines: list[Any] = super().define_pipelines()
+        return pipelines
+
+
+def kept_on_disk(compile: Callable[[bool], Any]) -> Any:
+    """compile(True), or compile(False) where no cache folder can be written."""
+    try:
+        return compile(True)
+    except RuntimeError:
+        return compile(False)
+
+
 def compiled(**options: Any) -> Callable[[Function], Function]:
-    """Compiled at the first call, and kept on disk where a cache folder can be written."""
-
-    def decorate(function: Function) -> Function:
-        for cache in (True, False):
-            try:
-                found: Function = numba.njit(nogil=True, error_model="numpy", cache=cache, **options)(function)
-                return found
-            except RuntimeError:
-                if not cache:
-                    raise
-        raise AssertionError
-
-    return decorate
+    settings: Any = {"nogil": True, "error_model": "numpy", "pipeline_class": Apart, **options}
+    return lambda function: kept_on_disk(lambda cache: numba.njit(cache=cache, **settings)(function))
 
 
 def _fitted(function: Callable[[Array], Array], degree: int, low: float, high: float) -> list[np.float32]:
@@ -50,19 +78,18 @@ def _fitted(function: Callable[[Array], Array], degree: int, low: float, high: f
     return [np.float32(coefficient) for coefficient in polynomial.coef]
 
 
-ZERO, ONE, HALF_LN2 = np.float32(0), np.float32(1), math.log(2) / 2
-E0, E1, E2, E3, E4, E5, E6 = _fitted(np.exp, 6, -HALF_LN2, HALF_LN2)
-L0, L1, L2, L3, L4, L5, L6, L7, L8, L9 = _fitted(lambda x: np.log1p(x) / x, 9, 0, 1)
+ZERO, ONE = np.float32(0), np.float32(1)
+E0, E1, E2, E3, E4, E5 = _fitted(np.exp, 5, -math.log(2) / 2, math.log(2) / 2)
+L0, L1, L2, L3, L4, L5, L6, L7, L8 = _fitted(lambda x: np.log1p(x) / x, 8, 0, 1)
 # Adding ROUND leaves the nearest whole number, plus the exponent's offset 127, in the low bits.
-LOG2E, ROUND = np.float32(1 / math.log(2)), np.float32(1.5 * 2**23 + 127)
-# ln 2 in two parts, the first short enough that its product with the exponent is exact.
-LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
+LOG2E, LN2, ROUND = np.float32(1 / math.log(2)), np.float32(math.log(2)), np.float32(1.5 * 2**23 + 127)
 LOWEST, HIGHEST, BITS = np.float32(-88), np.float32(89), np.int32(23)
+LINE, TILE = 16, 8  # numbers of a cache line; steps whose rows the forward pass takes together
 HALF = np.uint32(16)  # bits of a bfloat16, the upper half of a float32
 
 
 def _exp(x: Any) -> Any:
-    """float32: exp to 2 units in the last place; 0 below -87.7, infinite above 88.3. float64: math.exp."""
+    """float32: exp to 4 units in the last place; 0 below -87.7, infinite above 88.3. float64: math.exp."""
     return math.exp(x)
 
 
@@ -72,13 +99,12 @@ def _exp_of(x: Any) -> Any:
         return math.exp(x)
 
     def polynomial(x: Any) -> Any:
-        x = LOWEST if x < LOWEST else x  # so that not a number stays one
-        x = HIGHEST if x > HIGHEST else x
+        x = HIGHEST if x > HIGHEST else x  # so that not a number stays one
+        x = LOWEST if x < LOWEST else x
         shifted = x * LOG2E + ROUND
-        whole = shifted - ROUND
-        r = (x - whole * LN2_HIGH) - whole * LN2_LOW
+        r = x - (shifted - ROUND) * LN2
         power = np.int32(np.float32(shifted).view(np.int32) << BITS).view(np.float32)
-        return (((((((E6 * r + E5) * r) + E4) * r + E3) * r + E2) * r + E1) * r + E0) * power
+        return (((((E5 * r + E4) * r + E3) * r + E2) * r + E1) * r + E0) * power
 
     return polynomial if x == numba.float32 else library
 
@@ -94,17 +120,25 @@ def _log1p_of(x: Any) -> Any:
         return math.log1p(x)
 
     def polynomial(x: Any) -> Any:
-        high = ((((L9 * x + L8) * x + L7) * x + L6) * x + L5) * x + L4
+        high = (((L8 * x + L7) * x + L6) * x + L5) * x + L4
         return ((((high * x + L3) * x + L2) * x + L1) * x + L0) * x
 
     return polynomial if x == numba.float32 else library
 
 
 @compiled(**CONTRACT)
-def _softplus(x: Any) -> tuple[Any, Any]:
-    """log(1 + exp(x)) and its slope, the sigmoid."""
-    small = _exp(-abs(x))
-    return (x if x > ZERO else ZERO) + _log1p(small), (ONE if x > ZERO else small) / (ONE + small)
+def _softplus(x: Array, small: Array, count: Any) -> None:
+    """In place of x: log(1 + exp(x)). In small: exp(-|x|)."""
+    for d in range(count):
+        small[d] = _exp(-abs(x[d]))
+    for d in range(count):
+        x[d] = (x[d] if x[d] > ZERO else ZERO) + _log1p(small[d])
+
+
+@compiled(**CONTRACT)
+def _sigmoid(x: Any, small: Any) -> Any:
+    """1 / (1 + exp(-x)), where small is exp(-|x|)."""
+    return (ONE if x > ZERO else small) / (ONE + small)
 
 
 def _read(array: Any, place: Any) -> Any:
@@ -155,82 +189,91 @@ def _block(block: int, turn: int, shared: bool, parts: int, size: int, share: in
     )
 
 
+@compiled()
+def _clear(*arrays: Array) -> None:
+    for array in arrays:
+        array[:] = ZERO
+
+
 @compiled(**CONTRACT)
 def _at(stride: Array, b: int, position: int, g: int, first: Any) -> Any:
     return np.uint64(b * stride[0] + position * stride[1] + g * stride[2]) + first
 
 
 @compiled(**CONTRACT)
-def forward(
-    u: Array,
-    delta: Array,
-    z: Array,
-    strides: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    D: Array,
-    bias: Array,
-    order: Array,
-    softplus: bool,
-    gated: bool,
-    shared: bool,
-    size: int,
-    every: int,
-    first: int,
-    last: int,
-    state: Array,
-    rows: Array,
-    y: Array,
-    starts: Array,
-) -> None:
+def _forward(
+    u: Array, delta: Array, z: Array, strides: Array, A: Array, B: Array, C: Array, D: Array, bias: Array, order: Array,
+    every: int, lines: int, softplus: bool, gated: bool, shared: bool, first: int, last: int,
+    own: Array, state: Array, step: Array, x: Array, gate: Array, small: Array, out: Array, y: Array, starts: Array,
+) -> None:  # fmt: skip
     """Tasks `first` to `last`: y, and the state before every `every`-th step in starts (batch chunks N channels).
 
-    strides: of u, delta, z, y. Scratch: state (N size); rows (3 size): Δ, u, y.
+    Scratch, with a size of `lines` cache lines: own (N + 2, size): a task's A, D and bias; state (N size); step, x,
+    gate, small, out (TILE size): Δ, u, z, exp(-|·|), y.
     """
-    length, groups, states = B.shape[1:]
+    size = np.uint64(lines) * np.uint64(LINE)
+    groups, states = B.shape[2:]
     share = A.shape[1] // groups
-    parts = -(-share // size)
+    parts = -(-share // (lines * LINE))
     blocks, turns = (parts, groups) if shared else (groups * parts, 1)
-    chunks = starts.shape[1]
+    length, chunks = B.shape[1], starts.shape[1]
     while first < last:
         b = first // blocks
         end = min(last, (b + 1) * blocks)
         for turn in range(turns):
             for chunk in range(chunks):  # outside the blocks, so that a page of memory is visited once
                 for block in range(first - b * blocks, end - b * blocks):
-                    g, _, width, inner, origin = _block(block, turn, shared, parts, size, share)
+                    g, _, width, inner, origin = _block(block, turn, shared, parts, lines * LINE, share)
+                    if width < size:  # the lanes beyond stay 0
+                        _clear(own, state)
+                        _clear(step, x)
+                    for d in range(width):
+                        own[states, d] = D[origin + d]
+                        own[states + 1, d] = bias[origin + d]
                     for n in range(states):
                         for d in range(width):
                             if chunk == 0:
                                 starts[b, 0, n, origin + d] = ZERO
+                            own[n, d] = A[n, origin + d]
                             state[n, d] = starts[b, chunk, n, origin + d]
-                    for t in range(chunk * every, min(length, chunk * every + every)):
-                        p = order[g % len(order), t]
-                        at_u, at_delta = _at(strides[0], b, p, g, inner), _at(strides[1], b, p, g, inner)
-                        for d in range(width):
-                            step = _read(delta, at_delta + d) + bias[origin + d]
-                            rows[0, d] = _softplus(step)[0] if softplus else step
-                            rows[1, d] = _read(u, at_u + d)
-                            rows[2, d] = D[origin + d] * rows[1, d]
-                        for n in range(states):
-                            Bn, Cn = B[b, p, g, n], C[b, p, g, n]
+                    for start in range(chunk * every, min(length, chunk * every + every), TILE):
+                        steps = min(TILE, length - start)
+                        for i in range(steps):
+                            p, at = order[g % len(order), start + i], np.uint64(i) * size
+                            at_u, at_delta = _at(strides[1], b, p, g, inner), _at(strides[2], b, p, g, inner)
                             for d in range(width):
-                                after = _exp(rows[0, d] * A[n, origin + d]) * state[n, d] + rows[0, d] * rows[1, d] * Bn
-                                state[n, d] = after
-                                rows[2, d] += Cn * after
+                                step[at + d] = _read(delta, at_delta + d) + own[states + 1, d]
+                                x[at + d] = _read(u, at_u + d)
+                                out[at + d] = own[states, d] * x[at + d]
+                            if gated:
+                                at_z = _at(strides[3], b, p, g, inner)
+                                for d in range(width):
+                                    gate[at + d] = _read(z, at_z + d)
+                        count = np.uint64(steps) * size
+                        if softplus:
+                            _softplus(step, small, count)
+                        for i in range(steps):
+                            p, at = order[g % len(order), start + i], np.uint64(i) * size
+                            for n in range(states):
+                                Bn, Cn = B[b, p, g, n], C[b, p, g, n]
+                                for d in range(size):
+                                    after = _exp(step[at + d] * own[n, d]) * state[n, d] + step[at + d] * x[at + d] * Bn
+                                    state[n, d] = after
+                                    out[at + d] += Cn * after
                         if gated:
-                            at_z = _at(strides[2], b, p, g, inner)
-                            for d in range(width):
-                                gate = _read(z, at_z + d)
-                                rows[2, d] *= gate * _softplus(gate)[1]
-                        at_y = _at(strides[3], b, p, g, inner)
-                        if turn:
-                            for d in range(width):
-                                _write(y, at_y + d, _read(y, at_y + d) + rows[2, d])
-                        else:
-                            for d in range(width):
-                                _write(y, at_y + d, rows[2, d])
+                            for d in range(count):
+                                small[d] = _exp(-abs(gate[d]))
+                            for d in range(count):
+                                out[d] *= gate[d] * _sigmoid(gate[d], small[d])
+                        for i in range(steps):
+                            p, at = order[g % len(order), start + i], np.uint64(i) * size
+                            at_y = _at(strides[4], b, p, g, inner)
+                            if turn:
+                                for d in range(width):
+                                    _write(y, at_y + d, _read(y, at_y + d) + out[at + d])
+                            else:
+                                for d in range(width):
+                                    _write(y, at_y + d, out[at + d])
                     if chunk + 1 < chunks:
                         for n in range(states):
                             for d in range(width):
@@ -239,59 +282,35 @@ def forward(
 
 
 @compiled(**SUMS)
-def backward(
-    upstream: Array,
-    u: Array,
-    delta: Array,
-    z: Array,
-    strides: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    D: Array,
-    bias: Array,
-    order: Array,
-    softplus: bool,
-    gated: bool,
-    shared: bool,
-    size: int,
-    every: int,
-    first: int,
-    last: int,
-    starts: Array,
-    kept: Array,
-    rows: Array,
-    sums: Array,
-    state: Array,
-    carry: Array,
-    of_u: Array,
-    of_delta: Array,
-    of_z: Array,
-    of_A: Array,
-    of_B: Array,
-    of_C: Array,
-    of_D: Array,
-    of_bias: Array,
-) -> None:
+def _backward(
+    grad_y: Array, u: Array, delta: Array, z: Array, strides: Array,
+    A: Array, B: Array, C: Array, D: Array, bias: Array, order: Array,
+    every: int, lines: int, softplus: bool, gated: bool, shared: bool, first: int, last: int, starts: Array,
+    own: Array, totals: Array, state: Array, grad_step: Array, grad_x: Array, step: Array, x: Array, gate: Array,
+    small: Array, slope: Array, grad_out: Array, out: Array, decay: Array, before: Array, carry: Array,
+    of_u: Array, of_delta: Array, of_z: Array, of_A: Array, of_B: Array, of_C: Array, of_D: Array, of_bias: Array,
+) -> None:  # fmt: skip
     """Chunk by chunk from the end: the states once more from `starts`, then the gradients backwards in time.
 
-    strides: of upstream, u, delta, z, of_u, of_delta, of_z. Parts to be added up: of_A (batch N channels), of_D,
-    of_bias (batch channels), of_B, of_C (parts batch length groups N). Scratch: kept (2 every N size): exp(ΔA), and
-    that times the state before; rows (5 every size): Δ, its slope, ∂y, y, u; sums (2 size): ∂u, ∂Δ; state (N size);
-    carry (batch N channels): what later steps ask of the state.
+    Parts to be added up: of_A (batch N channels), of_D, of_bias (batch channels), of_B, of_C (parts batch length groups
+    N). carry (batch N channels): what later steps ask of the state. Scratch: own and totals (N + 2, size): a task's A,
+    D and bias, and a chunk's gradients of them; state (N size); grad_step, grad_x (size); step, x, gate, small, slope,
+    grad_out, out (every size): Δ, u, z, exp(-|·|), the slope of Δ, ∂y and y; decay and before (every N size): exp(ΔA),
+    and that times the state before.
     """
-    length, groups, states = B.shape[1:]
+    size = np.uint64(lines) * np.uint64(LINE)
+    groups, states = B.shape[2:]
     share = A.shape[1] // groups
-    parts = -(-share // size)
+    parts = -(-share // (lines * LINE))
     blocks, turns = (parts, groups) if shared else (groups * parts, 1)
-    chunks = starts.shape[1]
+    length, chunks = B.shape[1], starts.shape[1]
     while first < last:
         b = first // blocks
         end = min(last, (b + 1) * blocks)
         for turn in range(turns):
             for chunk in range(chunks - 1, -1, -1):
                 for block in range(first - b * blocks, end - b * blocks):
-                    g, part, width, inner, origin = _block(block, turn, shared, parts, size, share)
+                    g, part, width, inner, origin = _block(block, turn, shared, parts, lines * LINE, share)
                     if chunk == chunks - 1:
                         for d in range(width):
                             of_D[b, origin + d] = ZERO
@@ -300,71 +319,221 @@ def backward(
                             for d in range(width):
                                 of_A[b, n, origin + d] = ZERO
                                 carry[b, n, origin + d] = ZERO
+                    if width < size:  # the lanes beyond stay 0
+                        _clear(own, state, totals)
+                        _clear(step, x, gate, grad_out)
+                    for d in range(width):
+                        own[states, d] = D[origin + d]
+                        own[states + 1, d] = bias[origin + d]
                     for n in range(states):
                         for d in range(width):
+                            own[n, d] = A[n, origin + d]
                             state[n, d] = starts[b, chunk, n, origin + d]
                     steps = min(every, length - chunk * every)
+                    count = np.uint64(steps) * size
                     for i in range(steps):
-                        p = order[g % len(order), chunk * every + i]
+                        p, at = order[g % len(order), chunk * every + i], np.uint64(i) * size
                         at_out, at_u = _at(strides[0], b, p, g, inner), _at(strides[1], b, p, g, inner)
                         at_delta = _at(strides[2], b, p, g, inner)
                         for d in range(width):
-                            step = _read(delta, at_delta + d) + bias[origin + d]
-                            slope = ONE
-                            if softplus:
-                                step, slope = _softplus(step)
-                            rows[0, i, d] = step
-                            rows[1, i, d] = slope
-                            rows[2, i, d] = _read(upstream, at_out + d)
-                            rows[4, i, d] = _read(u, at_u + d)
-                            rows[3, i, d] = D[origin + d] * rows[4, i, d]
+                            step[at + d] = _read(delta, at_delta + d) + own[states + 1, d]
+                            grad_out[at + d] = _read(grad_y, at_out + d)
+                            x[at + d] = _read(u, at_u + d)
+                    if softplus:
+                        for d in range(count):
+                            slope[d] = step[d]
+                        _softplus(step, small, count)
+                        for d in range(count):
+                            slope[d] = _sigmoid(slope[d], small[d])
+                    if gated:
+                        for i in range(steps):
+                            p, at = order[g % len(order), chunk * every + i], np.uint64(i) * size
+                            at_z = _at(strides[3], b, p, g, inner)
+                            for d in range(width):
+                                gate[at + d] = _read(z, at_z + d)
+                                out[at + d] = own[states, d] * x[at + d]
+                    for i in range(steps):
+                        p, at = order[g % len(order), chunk * every + i], np.uint64(i) * size
                         for n in range(states):
                             Bn, Cn = B[b, p, g, n], C[b, p, g, n]
+                            row = (np.uint64(i) * np.uint64(states) + np.uint64(n)) * size
+                            for d in range(size):
+                                decayed = _exp(step[at + d] * own[n, d])
+                                decay[row + d] = decayed
+                                before[row + d] = decayed * state[n, d]
+                                state[n, d] = before[row + d] + step[at + d] * x[at + d] * Bn
+                            if gated:
+                                for d in range(size):
+                                    out[at + d] += Cn * state[n, d]
+                    if gated:
+                        for d in range(count):
+                            small[d] = _exp(-abs(gate[d]))
+                        for d in range(count):
+                            sigmoid = _sigmoid(gate[d], small[d])
+                            out[d] *= grad_out[d] * sigmoid * (ONE + gate[d] * (ONE - sigmoid))
+                            grad_out[d] *= gate[d] * sigmoid
+                        for i in range(steps):
+                            p, at = order[g % len(order), chunk * every + i], np.uint64(i) * size
+                            at_of_z = _at(strides[6], b, p, g, inner)
                             for d in range(width):
-                                decay = _exp(rows[0, i, d] * A[n, origin + d])
-                                before = decay * state[n, d]
-                                after = before + rows[0, i, d] * rows[4, i, d] * Bn
-                                kept[0, i, n, d] = decay
-                                kept[1, i, n, d] = before
-                                state[n, d] = after
-                                rows[3, i, d] += Cn * after
-                        if gated:
-                            at_z, at_of_z = _at(strides[3], b, p, g, inner), _at(strides[6], b, p, g, inner)
-                            for d in range(width):
-                                gate = _read(z, at_z + d)
-                                slope = _softplus(gate)[1]
-                                of_gate = slope * (ONE + gate * (ONE - slope))
-                                _write(of_z, at_of_z + d, rows[2, i, d] * rows[3, i, d] * of_gate)
-                                rows[2, i, d] *= gate * slope
-                    for i in range(steps - 1, -1, -1):
-                        p = order[g % len(order), chunk * every + i]
+                                _write(of_z, at_of_z + d, out[at + d])
+                    for d in range(width):
+                        totals[states, d] = ZERO
+                        totals[states + 1, d] = ZERO
+                    for n in range(states):
                         for d in range(width):
-                            sums[0, d] = D[origin + d] * rows[2, i, d]
-                            sums[1, d] = ZERO
+                            totals[n, d] = ZERO
+                            state[n, d] = carry[b, n, origin + d]
+                    for i in range(steps - 1, -1, -1):
+                        p, at = order[g % len(order), chunk * every + i], np.uint64(i) * size
+                        for d in range(size):
+                            grad_x[d] = own[states, d] * grad_out[at + d]
+                            grad_step[d] = ZERO
                         for n in range(states):
                             Bn, Cn = B[b, p, g, n], C[b, p, g, n]
+                            row = (np.uint64(i) * np.uint64(states) + np.uint64(n)) * size
                             sum_B, sum_C = ZERO, ZERO
-                            for d in range(width):
-                                x, step, before, out = rows[4, i, d], rows[0, i, d], kept[1, i, n, d], rows[2, i, d]
-                                grad = carry[b, n, origin + d] + Cn * out
-                                sum_B += grad * step * x
-                                sum_C += out * (before + step * x * Bn)
-                                sums[0, d] += grad * step * Bn
-                                sums[1, d] += grad * (x * Bn + before * A[n, origin + d])
-                                of_A[b, n, origin + d] += grad * before * step
-                                carry[b, n, origin + d] = grad * kept[0, i, n, d]
+                            for d in range(size):
+                                fed = step[at + d] * x[at + d]
+                                grad = state[n, d] + Cn * grad_out[at + d]
+                                sum_B += grad * fed
+                                sum_C += grad_out[at + d] * (before[row + d] + fed * Bn)
+                                grad_x[d] += grad * step[at + d] * Bn
+                                grad_step[d] += grad * (x[at + d] * Bn + before[row + d] * own[n, d])
+                                totals[n, d] += grad * before[row + d] * step[at + d]
+                                state[n, d] = grad * decay[row + d]
                             of_B[part, b, p, g, n] = sum_B
                             of_C[part, b, p, g, n] = sum_C
+                        if softplus:
+                            for d in range(size):
+                                grad_step[d] *= slope[at + d]
+                        for d in range(size):
+                            totals[states, d] += grad_out[at + d] * x[at + d]
+                            totals[states + 1, d] += grad_step[d]
                         at_u, at_delta = _at(strides[4], b, p, g, inner), _at(strides[5], b, p, g, inner)
                         for d in range(width):
-                            of_step = sums[1, d] * rows[1, i, d]
-                            of_bias[b, origin + d] += of_step
-                            of_D[b, origin + d] += rows[2, i, d] * rows[4, i, d]
-                            _write(of_delta, at_delta + d, of_step)
+                            _write(of_delta, at_delta + d, grad_step[d])
                         if turn:
                             for d in range(width):
-                                _write(of_u, at_u + d, _read(of_u, at_u + d) + sums[0, d])
+                                _write(of_u, at_u + d, _read(of_u, at_u + d) + grad_x[d])
                         else:
                             for d in range(width):
-                                _write(of_u, at_u + d, sums[0, d])
+                                _write(of_u, at_u + d, grad_x[d])
+                    for d in range(width):
+                        of_D[b, origin + d] += totals[states, d]
+                        of_bias[b, origin + d] += totals[states + 1, d]
+                    for n in range(states):
+                        for d in range(width):
+                            of_A[b, n, origin + d] += totals[n, d]
+                            carry[b, n, origin + d] = state[n, d]
         first = end
+
+
+@intrinsic
+def _pointer(_: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+@register_jitable
+def _array(address: int, shape: Any, dtype: Any) -> Any:
+    return numba.carray(_pointer(address), shape, dtype)
+
+
+@intrinsic
+def _taken(_: Any, job: Any, counter: Any) -> Any:
+    """The value of one of a job's counters, which is one more for whoever comes next."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        place = builder.gep(builder.bitcast(arguments[0], word.as_pointer()), [arguments[1]])
+        return builder.atomic_rmw("add", place, word(1), "monotonic")
+
+    return types.int64(job, counter), generate
+
+
+@register_jitable
+def forward_rows(states: int) -> int:
+    """Rows of scratch memory for a worker."""
+    return 2 * states + 2 + 5 * TILE
+
+
+@register_jitable
+def backward_rows(states: int, steps: int) -> int:
+    """Likewise; steps: of a chunk."""
+    return 3 * states + 6 + (7 + 2 * states) * steps
+
+
+@cache
+def forward(kept: np.dtype[Any], read: np.dtype[Any], made: np.dtype[Any]) -> Any:
+    """The forward pass: dtypes of the state, of u, delta and z, and of y."""
+
+    def work(jobs: Any) -> None:
+        job = numba.carray(jobs, 1)[0]
+        size, states, chunks = job.lines * LINE, job.states, -(-job.length // job.every)
+        channels, small = job.groups * job.share, (job.batch, job.length, job.groups, job.states)
+        rows = forward_rows(states)
+        room = _array(job.scratch, (job.workers * rows, size), kept)[rows * _taken(jobs, WORKER) :]
+        long = room[2 * states + 2 : rows].reshape((5, TILE * size))
+        softplus, gated, shared = job.softplus != 0, job.gated != 0, job.shared != 0
+        first = _taken(jobs, NEXT) * job.piece
+        while first < job.tasks:
+            _forward(
+                _array(job.u, 1, read), _array(job.delta, 1, read), _array(job.z, 1, read), job.strides,
+                _array(job.A, (states, channels), kept), _array(job.B, small, kept), _array(job.C, small, kept),
+                _array(job.D, 1, kept), _array(job.bias, 1, kept),
+                _array(job.order, (job.orders, job.length), np.int64),
+                job.every, job.lines, softplus, gated, shared, first, min(job.tasks, first + job.piece),
+                room[: states + 2], room[states + 2 : 2 * states + 2], long[0], long[1], long[2], long[3], long[4],
+                _array(job.y, 1, made), _array(job.starts, (job.batch, chunks, states, channels), kept),
+            )  # fmt: skip
+            first = _taken(jobs, NEXT) * job.piece
+
+    return _c_function(work)
+
+
+@cache
+def backward(kept: np.dtype[Any], read: np.dtype[Any], made: np.dtype[Any]) -> Any:
+    """The backward pass: dtypes of the state, of ∂y, u, delta and z, and of the gradient of u."""
+
+    def work(jobs: Any) -> None:
+        job = numba.carray(jobs, 1)[0]
+        size, states, chunks = job.lines * LINE, job.states, -(-job.length // job.every)
+        channels, small = job.groups * job.share, (job.batch, job.length, job.groups, job.states)
+        steps, partial = min(job.every, job.length), (-(-job.share // size), job.batch, job.length, job.groups, states)
+        rows, single = backward_rows(states, steps), 3 * states + 6
+        room = _array(job.scratch, (job.workers * rows, size), kept)[rows * _taken(jobs, WORKER) :]
+        long = room[single : single + 7 * steps].reshape((7, steps * size))
+        products = room[single + 7 * steps : rows].reshape((2, steps * states * size))
+        softplus, gated, shared = job.softplus != 0, job.gated != 0, job.shared != 0
+        first = _taken(jobs, NEXT) * job.piece
+        while first < job.tasks:
+            last = min(job.tasks, first + job.piece)
+            _backward(
+                _array(job.grad_y, 1, read), _array(job.u, 1, read), _array(job.delta, 1, read),
+                _array(job.z, 1, read), job.strides,
+                _array(job.A, (states, channels), kept), _array(job.B, small, kept), _array(job.C, small, kept),
+                _array(job.D, 1, kept), _array(job.bias, 1, kept),
+                _array(job.order, (job.orders, job.length), np.int64),
+                job.every, job.lines, softplus, gated, shared, first, last,
+                _array(job.starts, (job.batch, chunks, states, channels), kept),
+                room[: states + 2], room[states + 2 : 2 * states + 4], room[2 * states + 4 : 3 * states + 4],
+                room[3 * states + 4], room[3 * states + 5],
+                long[0], long[1], long[2], long[3], long[4], long[5], long[6], products[0], products[1],
+                _array(job.carry, (job.batch, states, channels), kept),
+                _array(job.of_u, 1, made), _array(job.of_delta, 1, read), _array(job.of_z, 1, read),
+                _array(job.of_A, (job.batch, states, channels), kept),
+                _array(job.of_B, partial, kept), _array(job.of_C, partial, kept),
+                _array(job.of_D, (job.batch, channels), kept), _array(job.of_bias, (job.batch, channels), kept),
+            )  # fmt: skip
+            first = _taken(jobs, NEXT) * job.piece
+
+    return _c_function(work)
+
+
+def _c_function(work: Callable[[Any], None]) -> Any:
+    """Given the address of a `JOB`; any number of threads at once. Compiled here, unless it lies on disk."""
+    signature = types.void(types.CPointer(numba.from_dtype(JOB)))
+    return kept_on_disk(lambda cache: numba.cfunc(signature, error_model="numpy", cache=cache)(work))

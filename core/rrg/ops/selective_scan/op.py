@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import Parameter
 
 from rrg.ops.selective_scan.naive import Scan, state_dtype
 
@@ -59,21 +61,58 @@ def define(name: str, forward: Forward, backward: Backward, every: int, devices:
         ctx.set_materialize_grads(False)
 
     def gradients(ctx: Any, upstream: Tensor, _: None) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
-        found = iter(back(upstream, *tensors, ctx.softplus))
-        return *(None if tensor is None else next(found) for tensor in tensors[:-2]), None, None
+        return _apart(back, ctx, upstream)
 
     op.register_autograd(gradients, setup_context=keep)
-    return lambda scan, order: op(*scan, order)[0]
+
+    class Direct(torch.autograd.Function):
+        """The op without torch's dispatcher, which takes as long as a short scan."""
+
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Tensor:
+            output = run(*inputs)
+            keep(ctx, inputs, output)
+            return output[0]
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+            return _apart(run_back, ctx, upstream)
+
+    def choose(scan: Scan, order: Tensor) -> Any:
+        if _plain(scan) and torch.is_grad_enabled():
+            return Direct.apply(*scan, order)
+        return (run if _plain(scan) else op)(*scan, order)[0]
+
+    return choose
+
+
+def _plain(scan: Scan) -> bool:
+    """Whether nothing but autograd looks on: no compiler, no transform, no mode, no tensors without memory."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or scan.u.is_meta
+        or {type(each) for each in scan[:-1]} - {Tensor, Parameter, type(None)}
+    )
+
+
+def _apart(back: Callable[..., list[Tensor]], ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    """A gradient, or None, for each input."""
+    tensors = ctx.saved_tensors
+    found = iter(back(upstream, *tensors, ctx.softplus))
+    return *(None if tensor is None else next(found) for tensor in tensors[:-2]), None, None
 
 
 def by_groups(op: Op, scan: Scan) -> Tensor:
     """A plain scan, with the shapes of `rrg.ops.selective_scan`, by an op of the shapes above."""
-    sizes = scan.B.shape[1], -1
-    u, delta = scan.u.unflatten(1, sizes), scan.delta.unflatten(1, sizes)
-    z = None if scan.z is None else scan.z.unflatten(1, sizes)
-    order = torch.arange(u.shape[3], device=u.device).unsqueeze(0)
-    return op(scan._replace(u=u, delta=delta, z=z), order).flatten(1, 2)
+    batch, channels, length = scan.u.shape
+    sizes = batch, scan.B.shape[1], channels // scan.B.shape[1], length
+    z = None if scan.z is None else scan.z.view(sizes)
+    order = torch.arange(length, device=scan.u.device).view(1, length)
+    y = op(scan._replace(u=scan.u.view(sizes), delta=scan.delta.view(sizes), z=z), order)
+    return y.view(batch, channels, length)
 
 
 def shared(scan: Scan) -> bool:
@@ -81,8 +120,13 @@ def shared(scan: Scan) -> bool:
     return scan.u.shape[1] < scan.delta.shape[1]
 
 
-def empty(*shape: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+def empty(*shape: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
     return torch.empty(shape, dtype=dtype, device=device)
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x.to(dtype)`, at no cost where nothing is to do."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def long(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -101,12 +145,12 @@ def like(x: Tensor, dtype: torch.dtype) -> Tensor:
 def small(scan: Scan, dtype: torch.dtype) -> list[Tensor]:
     """The short inputs as the kernels read them, contiguous: A (N channels), B, C (batch length groups N), D, bias."""
     nothing = scan.A.new_zeros(len(scan.A), dtype=dtype)
-    D, bias = (nothing if each is None else each.to(dtype).contiguous() for each in (scan.D, scan.delta_bias))
-    B, C = (each.permute(0, 3, 1, 2).to(dtype).contiguous() for each in (scan.B, scan.C))
-    return [scan.A.T.to(dtype).contiguous(), B, C, D, bias]
+    D, bias = (nothing if each is None else cast(each, dtype).contiguous() for each in (scan.D, scan.delta_bias))
+    B, C = (cast(each.permute(0, 3, 1, 2), dtype).contiguous() for each in (scan.B, scan.C))
+    return [cast(scan.A.T, dtype).contiguous(), B, C, D, bias]
 
 
 def given_alone(gradients: tuple[Tensor | None, ...], scan: Scan) -> list[Tensor]:
     """Gradients of the tensors that were given, each in its tensor's dtype."""
     pairs = zip(gradients, scan[:-1], strict=True)
-    return [gradient.to(each.dtype) for gradient, each in pairs if gradient is not None and each is not None]
+    return [cast(gradient, each.dtype) for gradient, each in pairs if gradient is not None and each is not None]
