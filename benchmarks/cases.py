@@ -85,7 +85,7 @@ def _gate(batch: int, text: int, host: int, device: str, dtype: torch.dtype) -> 
 
 
 def scan(device: str, quick: bool) -> Iterator[Measurement]:
-    """VMamba-T's scans at batch 1; the loop over time is the reference, in a block of its own where it takes seconds."""
+    """VMamba-T's scans at batch 1; the loop over time is the reference, apart where it takes seconds."""
     for number, (channels, length) in reversed(list(enumerate(STAGES, start=1))):
         if quick and number < 4:
             return
