@@ -90,7 +90,10 @@ def scan(device: str, quick: bool) -> Iterator[Measurement]:
         if quick and number < 4:
             return
         tensors = _scan_inputs(channels, length, device)
-        short = {name: tensor.detach().bfloat16().requires_grad_() for name, tensor in tensors.items()}
+        short = {  # a network's parameters stay float32
+            name: tensor.detach().bfloat16().requires_grad_() if name in ("u", "delta", "B", "C") else tensor
+            for name, tensor in tensors.items()
+        }
         best = choice(tensors["u"])
         for what, grad in (("forward", False), ("forward and backward", True)):
             loop = {"naive": _scan(tensors, "naive", grad)}

@@ -49,14 +49,14 @@ def _forward(scan: Scan, order: Tensor) -> tuple[Tensor, Tensor]:
     """y, and the state before every `EVERY`-th step (batch chunks N channels)."""
     from rrg.ops.selective_scan import kernels
 
-    dtype, stored = state_dtype(scan.u), _stored(scan.u, scan.delta, scan.z)
+    dtype, stored = state_dtype(scan.u), _stored(scan)
     u, delta, z = (None if each is None else _sided(each, stored) for each in (scan.u, scan.delta, scan.z))
     y = op.long(scan.u, dtype if op.shared(scan) else stored)
     chunks, (channels, states) = -(-scan.u.shape[3] // EVERY), scan.A.shape
     starts = op.empty(len(scan.u), chunks, states, channels, dtype=dtype)
     work = kernels.forward(_NUMPY[dtype], _NUMPY[stored], _NUMPY[y.dtype])
     outputs = {"y": y, "starts": starts}
-    _work_off(work, kernels.forward_rows(states), scan, order, (None, u, delta, z, y), outputs)
+    _work_off(work, kernels.forward_rows(states), scan, stored, order, (None, u, delta, z, y), outputs)
     return op.cast(y, scan.u.dtype), starts
 
 
@@ -65,7 +65,7 @@ def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> li
     from rrg.ops.selective_scan import kernels
 
     (batch, groups, share, length), states = scan.delta.shape, scan.A.shape[1]
-    dtype, stored = state_dtype(scan.u), _stored(scan.u, scan.delta, scan.z, upstream)
+    dtype, stored = state_dtype(scan.u), _stored(scan, upstream)
     long = [None if each is None else _sided(each, stored) for each in (upstream, scan.u, scan.delta, scan.z)]
     of_u, of_delta = op.long(scan.u, dtype if op.shared(scan) else stored), op.like(scan.delta, stored)
     of_z = None if scan.z is None else op.long(scan.z, stored)
@@ -76,7 +76,7 @@ def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> li
     work = kernels.backward(_NUMPY[dtype], _NUMPY[stored], _NUMPY[of_u.dtype])
     outputs = {"starts": starts, "carry": carry, "of_A": of_A, "of_B": of_B, "of_C": of_C, "of_D": of_D}
     rows = kernels.backward_rows(states, min(EVERY, length))
-    _work_off(work, rows, scan, order, (*long, of_u, of_delta, of_z), outputs | {"of_bias": of_bias})
+    _work_off(work, rows, scan, stored, order, (*long, of_u, of_delta, of_z), outputs | {"of_bias": of_bias})
     of_A, of_B, of_C, of_D, of_bias = map(_total, (of_A, of_B, of_C, of_D, of_bias))
     gradients = of_u, of_delta, of_A.T, of_B.permute(0, 2, 3, 1), of_C.permute(0, 2, 3, 1), of_D, of_z, of_bias
     return op.given_alone(gradients, scan)
@@ -90,10 +90,11 @@ _NUMPY = {
 _scan = op.define("cpu", _forward, _backward, EVERY, "cpu")
 
 
-def _stored(u: Tensor, *others: Tensor | None) -> torch.dtype:
-    """The dtype in which the kernels read: bfloat16 where all have it, else the state's."""
-    short = all(each is None or each.dtype == torch.bfloat16 for each in (u, *others))
-    return torch.bfloat16 if short else state_dtype(u)
+def _stored(scan: Scan, *others: Tensor) -> torch.dtype:
+    """The dtype in which the kernels read what is long, B and C: bfloat16 where all have it, else the state's."""
+    read = scan.u, scan.delta, scan.z, scan.B, scan.C, *others
+    short = all(each is None or each.dtype == torch.bfloat16 for each in read)
+    return torch.bfloat16 if short else state_dtype(scan.u)
 
 
 def _sided(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -117,7 +118,13 @@ def _lines(scan: Scan) -> int:
 
 
 def _work_off(
-    work: Any, rows: int, scan: Scan, order: Tensor, long: tuple[Tensor | None, ...], others: dict[str, Tensor]
+    work: Any,
+    rows: int,
+    scan: Scan,
+    stored: torch.dtype,
+    order: Tensor,
+    long: tuple[Tensor | None, ...],
+    others: dict[str, Tensor],
 ) -> None:
     """Share a scan's tasks out among threads; long: as in `kernels.JOB`, ∂y, u, delta, z, and what is made of them.
 
@@ -129,7 +136,7 @@ def _work_off(
     (batch, groups, share, length), states = scan.delta.shape, scan.A.shape[1]
     tasks = batch * (1 if shared else groups) * -(-share // (lines * LINE))
     threads = max(min(torch.get_num_threads(), scan.delta.numel() * states // GRAIN, tasks), 1)
-    A, B, C, D, bias = op.small(scan, dtype)
+    A, B, C, D, bias = op.small(scan, dtype, stored)
     order = order.contiguous()
     scratch = op.empty(threads * rows, lines * LINE, dtype=dtype)
     made = ("y",) if len(long) == 5 else ("of_u", "of_delta", "of_z")

@@ -209,7 +209,7 @@ def _forward(scan: Scan, order: Tensor) -> tuple[Tensor, Tensor]:
     starts = _empty(u, dtype, len(u), -(-u.shape[3] // BLOCK_L), A.shape[1], len(A))
     if u.numel():
         _forward_kernel[grid](
-            u, delta, u if z is None else z, *op.small(scan, dtype), order, y, starts,
+            u, delta, u if z is None else z, *op.small(scan, dtype, dtype), order, y, starts,
             *delta.shape[2:], len(order), *_strides(u, delta, z, y), **settings,
         )  # fmt: skip
     return y.to(u.dtype), starts
@@ -227,7 +227,7 @@ def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> li
     of_D, of_bias = (_empty(u, dtype, batch, channels) for _ in range(2))
     if u.numel():
         _backward_kernel[grid](
-            upstream, u, delta, u if z is None else z, *op.small(scan, dtype), order, starts,
+            upstream, u, delta, u if z is None else z, *op.small(scan, dtype, dtype), order, starts,
             _empty(u, dtype, batch, states, channels),
             of_u, of_delta, of_u if of_z is None else of_z, of_A, of_B, of_C, of_D, of_bias,
             share, length, len(order), *_strides(upstream, u, delta, z, of_u, of_delta, of_z), **settings,

@@ -5,8 +5,8 @@ its lock, and Python hands over one record instead of an array for each tensor.
 
 u, delta, z, y and their gradients have strides that say how far a batch entry, a position and a group lie apart; a
 group's channels lie side by side. Where the groups share u, its stride of a group is 0, and y is the sum over them.
-bfloat16 comes as its bits, uint16. Everything else is C-contiguous, float32 or float64: A (N channels),
-B, C (batch length groups N), D, bias (channels). order (1 or groups, length): positions in the order of a group.
+All else is C-contiguous: A (N channels), B, C (batch length groups N), D, bias (channels), order (1 or groups, length):
+positions in the order of a group. bfloat16, which B and C may be too, comes as its bits, uint16.
 
 A task is one batch entry and at most `lines` cache lines of channels of one group, or of all where they share u.
 Channels advance side by side in vector registers, their states stay in the cache, and time is the outer loop. Every
@@ -256,7 +256,7 @@ def _forward(
                         for i in range(steps):
                             p, at = order[g % len(order), start + i], np.uint64(i) * size
                             for n in range(states):
-                                Bn, Cn = B[b, p, g, n], C[b, p, g, n]
+                                Bn, Cn = _read(B, (b, p, g, n)), _read(C, (b, p, g, n))
                                 for d in range(size):
                                     after = _exp(step[at + d] * own[n, d]) * state[n, d] + step[at + d] * x[at + d] * Bn
                                     state[n, d] = after
@@ -356,7 +356,7 @@ def _backward(
                     for i in range(steps):
                         p, at = order[g % len(order), chunk * every + i], np.uint64(i) * size
                         for n in range(states):
-                            Bn, Cn = B[b, p, g, n], C[b, p, g, n]
+                            Bn, Cn = _read(B, (b, p, g, n)), _read(C, (b, p, g, n))
                             row = (np.uint64(i) * np.uint64(states) + np.uint64(n)) * size
                             for d in range(size):
                                 decayed = _exp(step[at + d] * own[n, d])
@@ -391,7 +391,7 @@ def _backward(
                             grad_x[d] = own[states, d] * grad_out[at + d]
                             grad_step[d] = ZERO
                         for n in range(states):
-                            Bn, Cn = B[b, p, g, n], C[b, p, g, n]
+                            Bn, Cn = _read(B, (b, p, g, n)), _read(C, (b, p, g, n))
                             row = (np.uint64(i) * np.uint64(states) + np.uint64(n)) * size
                             sum_B, sum_C = ZERO, ZERO
                             for d in range(size):
@@ -469,7 +469,7 @@ def backward_rows(states: int, steps: int) -> int:
 
 @cache
 def forward(kept: np.dtype[Any], read: np.dtype[Any], made: np.dtype[Any]) -> Any:
-    """The forward pass: dtypes of the state, of u, delta and z, and of y."""
+    """The forward pass: dtypes of the state, of u, delta, z, B and C, and of y."""
 
     def work(jobs: Any) -> None:
         job = numba.carray(jobs, 1)[0]
@@ -483,7 +483,7 @@ def forward(kept: np.dtype[Any], read: np.dtype[Any], made: np.dtype[Any]) -> An
         while first < job.tasks:
             _forward(
                 _array(job.u, 1, read), _array(job.delta, 1, read), _array(job.z, 1, read), job.strides,
-                _array(job.A, (states, channels), kept), _array(job.B, small, kept), _array(job.C, small, kept),
+                _array(job.A, (states, channels), kept), _array(job.B, small, read), _array(job.C, small, read),
                 _array(job.D, 1, kept), _array(job.bias, 1, kept),
                 _array(job.order, (job.orders, job.length), np.int64),
                 job.every, job.lines, softplus, gated, shared, first, min(job.tasks, first + job.piece),
@@ -497,7 +497,7 @@ def forward(kept: np.dtype[Any], read: np.dtype[Any], made: np.dtype[Any]) -> An
 
 @cache
 def backward(kept: np.dtype[Any], read: np.dtype[Any], made: np.dtype[Any]) -> Any:
-    """The backward pass: dtypes of the state, of ∂y, u, delta and z, and of the gradient of u."""
+    """The backward pass: dtypes of the state, of ∂y, u, delta, z, B and C, and of the gradient of u."""
 
     def work(jobs: Any) -> None:
         job = numba.carray(jobs, 1)[0]
@@ -515,7 +515,7 @@ def backward(kept: np.dtype[Any], read: np.dtype[Any], made: np.dtype[Any]) -> A
             _backward(
                 _array(job.grad_y, 1, read), _array(job.u, 1, read), _array(job.delta, 1, read),
                 _array(job.z, 1, read), job.strides,
-                _array(job.A, (states, channels), kept), _array(job.B, small, kept), _array(job.C, small, kept),
+                _array(job.A, (states, channels), kept), _array(job.B, small, read), _array(job.C, small, read),
                 _array(job.D, 1, kept), _array(job.bias, 1, kept),
                 _array(job.order, (job.orders, job.length), np.int64),
                 job.every, job.lines, softplus, gated, shared, first, last,
