@@ -128,18 +128,21 @@ def _log1p_of(x: Any) -> Any:
 
 
 @compiled(**CONTRACT)
-def _softplus(x: Array, small: Array, count: Any) -> None:
-    """In place of x: log(1 + exp(x)). In small: exp(-|x|)."""
-    for d in range(count):
-        small[d] = _exp(-abs(x[d]))
-    for d in range(count):
-        x[d] = (x[d] if x[d] > ZERO else ZERO) + _log1p(small[d])
-
-
-@compiled(**CONTRACT)
 def _sigmoid(x: Any, small: Any) -> Any:
     """1 / (1 + exp(-x)), where small is exp(-|x|)."""
     return (ONE if x > ZERO else small) / (ONE + small)
+
+
+@compiled(**CONTRACT)
+def _softplus(x: Array, small: Array, slope: Array, count: Any) -> None:
+    """In place of x: log(1 + exp(x)). In small: exp(-|x|). In slope, unless it is empty: the slope."""
+    for d in range(count):
+        small[d] = _exp(-abs(x[d]))
+    if len(slope):
+        for d in range(count):
+            slope[d] = _sigmoid(x[d], small[d])
+    for d in range(count):
+        x[d] = (x[d] if x[d] > ZERO else ZERO) + _log1p(small[d])
 
 
 def _read(array: Any, place: Any) -> Any:
@@ -252,7 +255,7 @@ def _forward(
                                     gate[at + d] = _read(z, at_z + d)
                         count = np.uint64(steps) * size
                         if softplus:
-                            _softplus(step, small, count)
+                            _softplus(step, small, small[:0], count)
                         for i in range(steps):
                             p, at = order[g % len(order), start + i], np.uint64(i) * size
                             for n in range(states):
@@ -341,11 +344,7 @@ def _backward(
                             grad_out[at + d] = _read(grad_y, at_out + d)
                             x[at + d] = _read(u, at_u + d)
                     if softplus:
-                        for d in range(count):
-                            slope[d] = step[d]
-                        _softplus(step, small, count)
-                        for d in range(count):
-                            slope[d] = _sigmoid(slope[d], small[d])
+                        _softplus(step, small, slope, count)
                     if gated:
                         for i in range(steps):
                             p, at = order[g % len(order), chunk * every + i], np.uint64(i) * size
@@ -405,14 +404,13 @@ def _backward(
                                 state[n, d] = grad * decay[row + d]
                             of_B[part, b, p, g, n] = sum_B
                             of_C[part, b, p, g, n] = sum_C
+                        at_u, at_delta = _at(strides[4], b, p, g, inner), _at(strides[5], b, p, g, inner)
                         if softplus:
                             for d in range(size):
                                 grad_step[d] *= slope[at + d]
-                        for d in range(size):
+                        for d in range(width):
                             totals[states, d] += grad_out[at + d] * x[at + d]
                             totals[states + 1, d] += grad_step[d]
-                        at_u, at_delta = _at(strides[4], b, p, g, inner), _at(strides[5], b, p, g, inner)
-                        for d in range(width):
                             _write(of_delta, at_delta + d, grad_step[d])
                         if turn:
                             for d in range(width):
