@@ -55,8 +55,8 @@ def _forward(scan: Scan, order: Tensor) -> tuple[Tensor, Tensor]:
     chunks, (channels, states) = -(-scan.u.shape[3] // EVERY), scan.A.shape
     starts = op.empty(len(scan.u), chunks, states, channels, dtype=dtype)
     work = kernels.forward(_NUMPY[dtype], _NUMPY[stored], _NUMPY[y.dtype])
-    outputs = {"y": y, "starts": starts}
-    _work_off(work, kernels.forward_rows(states), scan, stored, order, (None, u, delta, z, y), outputs)
+    long = {"grad_y": None, "u": u, "delta": delta, "z": z, "y": y}
+    _work_off(work, kernels.forward_rows(states), scan, stored, order, long, {"starts": starts})
     return op.cast(y, scan.u.dtype), starts
 
 
@@ -66,7 +66,8 @@ def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> li
 
     (batch, groups, share, length), states = scan.delta.shape, scan.A.shape[1]
     dtype, stored = state_dtype(scan.u), _stored(scan, upstream)
-    long = [None if each is None else _sided(each, stored) for each in (upstream, scan.u, scan.delta, scan.z)]
+    given = {"grad_y": upstream, "u": scan.u, "delta": scan.delta, "z": scan.z}
+    long = {name: None if each is None else _sided(each, stored) for name, each in given.items()}
     of_u, of_delta = op.long(scan.u, dtype if op.shared(scan) else stored), op.like(scan.delta, stored)
     of_z = None if scan.z is None else op.long(scan.z, stored)
     carry, of_A = (op.empty(batch, states, groups * share, dtype=dtype) for _ in range(2))
@@ -74,9 +75,10 @@ def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> li
     parts = -(-share // (_lines(scan) * LINE))
     of_B, of_C = (op.empty(parts, batch, length, groups, states, dtype=dtype) for _ in range(2))
     work = kernels.backward(_NUMPY[dtype], _NUMPY[stored], _NUMPY[of_u.dtype])
-    outputs = {"starts": starts, "carry": carry, "of_A": of_A, "of_B": of_B, "of_C": of_C, "of_D": of_D}
+    long |= {"of_u": of_u, "of_delta": of_delta, "of_z": of_z}
+    others = {"of_A": of_A, "of_B": of_B, "of_C": of_C, "of_D": of_D, "of_bias": of_bias}
     rows = kernels.backward_rows(states, min(EVERY, length))
-    _work_off(work, rows, scan, stored, order, (*long, of_u, of_delta, of_z), outputs | {"of_bias": of_bias})
+    _work_off(work, rows, scan, stored, order, long, others | {"starts": starts, "carry": carry})
     of_A, of_B, of_C, of_D, of_bias = map(_total, (of_A, of_B, of_C, of_D, of_bias))
     gradients = of_u, of_delta, of_A.T, of_B.permute(0, 2, 3, 1), of_C.permute(0, 2, 3, 1), of_D, of_z, of_bias
     return op.given_alone(gradients, scan)
@@ -123,10 +125,10 @@ def _work_off(
     scan: Scan,
     stored: torch.dtype,
     order: Tensor,
-    long: tuple[Tensor | None, ...],
+    long: dict[str, Tensor | None],
     others: dict[str, Tensor],
 ) -> None:
-    """Share a scan's tasks out among threads; long: as in `kernels.JOB`, ∂y, u, delta, z, and what is made of them.
+    """Share a scan's tasks out among threads. Tensors have `kernels.JOB`'s names; long ones, its strides' order.
 
     Where the groups share u, a task takes its channels of all groups.
     """
@@ -139,18 +141,16 @@ def _work_off(
     A, B, C, D, bias = op.small(scan, dtype, stored)
     order = order.contiguous()
     scratch = op.empty(threads * rows, lines * LINE, dtype=dtype)
-    made = ("y",) if len(long) == 5 else ("of_u", "of_delta", "of_z")
-    tensors = dict(zip(("grad_y", "u", "delta", "z", *made), long, strict=True)) | others
-    tensors |= {"A": A, "B": B, "C": C, "D": D, "bias": bias, "order": order, "scratch": scratch}
+    small = {"A": A, "B": B, "C": C, "D": D, "bias": bias, "order": order, "scratch": scratch}
     job = np.zeros((), kernels.JOB)
     # Twice as many pieces as threads: one that another program holds up leaves its pieces to the others.
     job["workers"], job["tasks"], job["piece"] = threads, tasks, max(tasks // (2 * threads), 1)
     job["batch"], job["groups"], job["share"], job["length"] = batch, groups, share, length
     job["states"], job["orders"], job["every"], job["lines"] = states, len(order), EVERY, lines
     job["softplus"], job["gated"], job["shared"] = scan.softplus, scan.z is not None, shared
-    for name, tensor in tensors.items():
+    for name, tensor in (long | others | small).items():
         job[name] = 0 if tensor is None else tensor.data_ptr()
-    for place, tensor in enumerate(long):
+    for place, tensor in enumerate(long.values()):
         if tensor is not None:
             steps = tensor.stride()
             job["strides"][place] = steps[0], steps[3], steps[1] * (tensor.shape[1] > 1)
