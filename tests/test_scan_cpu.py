@@ -153,6 +153,97 @@ def test_a_group_reads_the_positions_in_its_own_order() -> None:
         torch.testing.assert_close(found[:, g][..., steps], y)
 
 
+class Dropped(torch.autograd.Function):
+    """a + b, with no gradient for a."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor]:
+        return None, upstream
+
+
+def test_a_result_whose_gradient_nobody_wants() -> None:
+    inputs = drawn()
+    y = selective_scan(**inputs, backend="cpu")
+    Dropped.apply(y, torch.ones_like(y, requires_grad=True)).sum().backward()
+    assert all(tensor.grad is None for tensor in inputs.values())
+
+
+def test_second_derivatives_are_refused() -> None:
+    inputs = drawn()
+    y = selective_scan(**inputs, backend="cpu").sum()
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        torch.autograd.grad(y, inputs["u"], create_graph=True)[0].sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@torch.no_grad()
+def test_a_trace_has_the_op() -> None:
+    inputs = {name: tensor.detach() for name, tensor in drawn().items()}
+    del inputs["z"], inputs["delta_bias"]
+    traced = torch.jit.trace(lambda *given: selective_scan(*given, backend="cpu"), tuple(inputs.values()))
+    assert "rrg::selective_scan_cpu" in str(traced.graph)
+    again = {name: tensor * 0.5 for name, tensor in inputs.items()}
+    assert torch.equal(traced(*again.values()), selective_scan(**again, backend="cpu"))
+
+
+def test_negation_that_torch_puts_off_is_done() -> None:
+    def negative(x: Tensor) -> Tensor:
+        return torch.complex(torch.zeros_like(x), -x).conj().imag  # its memory holds -x
+
+    inputs = {name: tensor.detach() for name, tensor in drawn(width=1, groups=1).items()}
+    late = {name: negative(tensor).requires_grad_() for name, tensor in inputs.items()}
+    assert late["u"].is_neg()
+    now = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
+    upstream = torch.randn(now["u"].shape, dtype=torch.float64)
+    assert_same(results(late, "cpu", upstream), results(now, "cpu", upstream), rtol=0, atol=0)
+    found = torch.autograd.grad(selective_scan(**now, backend="cpu"), now["u"], negative(upstream))
+    assert torch.equal(*found, results(now, "cpu", upstream)["u"])
+
+
+def test_states_that_come_back_otherwise_laid_out() -> None:
+    inputs = drawn(length=130)
+    expected = results(inputs, "cpu")
+    turned: Callable[[Tensor], Tensor] = lambda x: x.mT.contiguous().mT if x.ndim > 2 else x  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(turned, lambda x: x):
+        assert_same(results(inputs, "cpu"), expected, rtol=0, atol=0)
+
+
+def test_a_result_may_be_changed_in_place() -> None:
+    inputs = drawn()
+    y = selective_scan(**inputs, backend="cpu")
+    y *= 2
+    y.sum().backward()
+    found = {name: tensor.grad for name, tensor in inputs.items()} | {"y": y.detach() / 2}
+    assert_same(found, results(inputs, "cpu", torch.full_like(y, 2)), rtol=0, atol=0)
+
+
+def test_not_a_number_stays_in_its_channels() -> None:
+    inputs = drawn(width=8, groups=1, length=70)
+    with torch.no_grad():
+        inputs["B"][0, 0, 0, 5] = torch.nan
+    assert results(inputs, "cpu", torch.ones_like(inputs["u"]))["B"].isfinite().all()
+
+
+def test_a_thread_of_the_pool_holds_the_memory_it_works_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    class Pool:
+        def submit(self, *arguments: Any) -> Any:
+            given.extend(arguments)
+            raise KeyboardInterrupt
+
+    memory = [torch.ones(1)]
+    monkeypatch.setattr(threads, "_openmp", lambda: None)
+    monkeypatch.setattr(threads, "_pool", Pool)
+    with pytest.raises(KeyboardInterrupt):
+        threads.share_out(1, 2, 2, memory)
+    assert any(each is memory for each in given)
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_it_compiles_whole_and_gives_the_same(dynamic: bool) -> None:
     inputs = drawn(length=65, dtype=torch.float32)

@@ -4,6 +4,7 @@ operations and would hold up any others; else those of a pool.
 
 import ctypes
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -13,17 +14,24 @@ import torch
 _WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def share_out(work: int, job: int, threads: int) -> None:
-    """work(job), addresses of a C function and of what it is given, on so many threads; this is one of them."""
+def share_out(work: int, job: int, threads: int, memory: Sequence[object]) -> None:
+    """work(job), addresses of a C function and of what it is given, on so many threads; this is one of them.
+
+    memory: what those addresses lead to, so that it outlasts a thread that an interrupt here leaves at work.
+    """
     openmp = _openmp() if threads > 1 else None
     if openmp is not None:
         openmp.GOMP_parallel(work, job, threads, 0)
         return
-    others = [_pool().submit(_WORK(work), job) for _ in range(threads - 1)]
-    _WORK(work)(job)
+    others = [_pool().submit(_run, work, job, memory) for _ in range(threads - 1)]
+    _run(work, job, memory)
     for other in others:
         if not other.cancel():
             other.result()
+
+
+def _run(work: int, job: int, memory: Sequence[object]) -> None:
+    _WORK(work)(job)
 
 
 @cache

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rrg.errors import UsageError
-from rrg.ops.selective_scan import chunked, cpu, naive
+from rrg.ops.selective_scan import chunked, cpu, naive, op
 from rrg.ops.selective_scan.naive import Scan
 
 TRITON = find_spec("triton") is not None
@@ -109,15 +109,14 @@ def selective_scan_2d(
     order = _four_orders(height, width, u.device)
     name = choice(u) if backend == "auto" else backend
     if name in ORDERED:
-        y = ORDERED[name](scan._replace(u=u.unsqueeze(1), delta=delta, B=B, C=C), order).squeeze(1)
+        y = ORDERED[name](scan._replace(u=u.unsqueeze(1), delta=delta, B=B, C=C), order)
     else:
         delta, B, C = (each.take_along_dim(order[None, :, None], dim=3) for each in (delta, B, C))
         reads = u.to(naive.state_dtype(u))[:, :, order].transpose(1, 2)  # the four are added up before they are rounded
         y = BACKENDS[name](scan._replace(u=reads.flatten(1, 2), delta=delta.flatten(1, 2), B=B, C=C))
         back = order.argsort(dim=1)[None, :, None]
         y = y.unflatten(1, (4, channels)).take_along_dim(back, dim=3).sum(dim=1).to(u.dtype)
-    result: Tensor = y.unflatten(2, (height, width))
-    return result
+    return op.reshaped(y, len(u), channels, height, width)
 
 
 def choice(u: Tensor) -> Literal["chunked", "cpu", "triton", "mamba-ssm"]:

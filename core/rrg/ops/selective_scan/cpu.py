@@ -78,7 +78,8 @@ def _backward(upstream: Tensor, scan: Scan, order: Tensor, starts: Tensor) -> li
     long |= {"of_u": of_u, "of_delta": of_delta, "of_z": of_z}
     others = {"of_A": of_A, "of_B": of_B, "of_C": of_C, "of_D": of_D, "of_bias": of_bias}
     rows = kernels.backward_rows(states, min(EVERY, length))
-    _work_off(work, rows, scan, stored, order, long, others | {"starts": starts, "carry": carry})
+    others |= {"starts": op.cast(starts, dtype).contiguous(), "carry": carry}
+    _work_off(work, rows, scan, stored, order, long, others)
     of_A, of_B, of_C, of_D, of_bias = map(_total, (of_A, of_B, of_C, of_D, of_bias))
     gradients = of_u, of_delta, of_A.T, of_B.permute(0, 2, 3, 1), of_C.permute(0, 2, 3, 1), of_D, of_z, of_bias
     return op.given_alone(gradients, scan)
@@ -154,4 +155,4 @@ def _work_off(
         if tensor is not None:
             steps = tensor.stride()
             job["strides"][place] = steps[0], steps[3], steps[1] * (tensor.shape[1] > 1)
-    share_out(work.address, job.ctypes.data, threads)
+    share_out(work.address, job.ctypes.data, threads, [job, *long.values(), *others.values(), *small.values()])

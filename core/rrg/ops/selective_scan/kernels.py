@@ -377,6 +377,8 @@ def _backward(
                             at_of_z = _at(strides[6], b, p, g, inner)
                             for d in range(width):
                                 _write(of_z, at_of_z + d, out[at + d])
+                    if width < size:
+                        _clear(state)
                     for d in range(width):
                         totals[states, d] = ZERO
                         totals[states + 1, d] = ZERO

@@ -5,12 +5,11 @@ u, z, y (batch groups or 1, share, length), delta (batch groups share length), o
 a `Scan` is as in `rrg.ops.selective_scan`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 
 from rrg.ops.selective_scan.naive import Scan, state_dtype
@@ -60,7 +59,7 @@ def define(name: str, forward: Forward, backward: Backward, every: int, devices:
         ctx.save_for_backward(*tensors, order, output[1])
         ctx.set_materialize_grads(False)
 
-    def gradients(ctx: Any, upstream: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    def gradients(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         return _apart(back, ctx, upstream)
 
     op.register_autograd(gradients, setup_context=keep)
@@ -75,32 +74,40 @@ def define(name: str, forward: Forward, backward: Backward, every: int, devices:
             return output[0]
 
         @staticmethod
-        @once_differentiable
-        def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-            return _apart(run_back, ctx, upstream)
+        def backward(ctx: Any, upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+            # The op says that it has no second derivative, which is asked for where gradients are recorded.
+            direct = not torch.is_grad_enabled() and _plain([upstream, *ctx.saved_tensors])
+            return _apart(run_back if direct else back, ctx, upstream)
 
     def choose(scan: Scan, order: Tensor) -> Any:
-        if _plain(scan) and torch.is_grad_enabled():
+        plain = _plain([*scan[:-1], order])
+        if plain and torch.is_grad_enabled():
             return Direct.apply(*scan, order)
-        return (run if _plain(scan) else op)(*scan, order)[0]
+        return (run if plain else op)(*scan, order)[0]
 
     return choose
 
 
-def _plain(scan: Scan) -> bool:
-    """Whether nothing but autograd looks on: no compiler, no transform, no mode, no tensors without memory."""
-    return not (
+def _plain(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether only autograd looks on, no compiler, tracer, transform or mode, and memory holds what the tensors say."""
+    if (
         torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack()
         or torch._C._are_functorch_transforms_active()
-        or scan.u.is_meta
-        or {type(each) for each in scan[:-1]} - {Tensor, Parameter, type(None)}
+    ):
+        return False
+    given = [tensor for tensor in tensors if tensor is not None]
+    return {type(tensor) for tensor in given} <= {Tensor, Parameter} and not any(
+        tensor.is_meta or tensor.is_neg() or tensor._is_zerotensor() for tensor in given
     )
 
 
-def _apart(back: Callable[..., list[Tensor]], ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+def _apart(back: Callable[..., list[Tensor]], ctx: Any, upstream: Tensor | None) -> tuple[Tensor | None, ...]:
     """A gradient, or None, for each input."""
     tensors = ctx.saved_tensors
+    if upstream is None:
+        return (None,) * (len(tensors) + 1)
     found = iter(back(upstream, *tensors, ctx.softplus))
     return *(None if tensor is None else next(found) for tensor in tensors[:-2]), None, None
 
@@ -112,7 +119,13 @@ def by_groups(op: Op, scan: Scan) -> Tensor:
     z = None if scan.z is None else scan.z.view(sizes)
     order = torch.arange(length, device=scan.u.device).view(1, length)
     y = op(scan._replace(u=scan.u.view(sizes), delta=scan.delta.view(sizes), z=z), order)
-    return y.view(batch, channels, length)
+    return reshaped(y, batch, channels, length)
+
+
+def reshaped(y: Tensor, *shape: int) -> Tensor:
+    """A result that no other tensor shows, and so no view of it: it may be changed in place."""
+    result: Tensor = torch.ops.aten._unsafe_view(y, shape)
+    return result
 
 
 def shared(scan: Scan) -> bool:
