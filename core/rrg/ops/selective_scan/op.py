@@ -97,10 +97,12 @@ def _plain(tensors: Iterable[Tensor | None]) -> bool:
         or torch._C._are_functorch_transforms_active()
     ):
         return False
-    given = [tensor for tensor in tensors if tensor is not None]
-    return {type(tensor) for tensor in given} <= {Tensor, Parameter} and not any(
-        tensor.is_meta or tensor.is_neg() or tensor._is_zerotensor() for tensor in given
-    )
+    for tensor in tensors:
+        if tensor is not None and (
+            type(tensor) not in (Tensor, Parameter) or tensor.is_meta or tensor.is_neg() or tensor._is_zerotensor()
+        ):
+            return False
+    return True
 
 
 def _apart(back: Callable[..., list[Tensor]], ctx: Any, upstream: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -124,7 +126,7 @@ def by_groups(op: Op, scan: Scan) -> Tensor:
 
 def reshaped(y: Tensor, *shape: int) -> Tensor:
     """A result that no other tensor shows, and so no view of it: it may be changed in place."""
-    result: Tensor = torch.ops.aten._unsafe_view(y, shape)
+    result: Tensor = torch.ops.aten._unsafe_view.default(y, shape)
     return result
 
 
