@@ -164,14 +164,17 @@ def _check(function: str, backend: str, scan: Scan, axes: Axes) -> None:
         tensor = getattr(scan, name)
         if tensor is None:
             continue
-        shape = tuple(tensor.shape)
-        if any(axis not in sizes for _, axis in own):
-            if len(shape) != len(own) or 0 in shape[1:]:
-                raise UsageError(f"{function}: {name} is {shape}; expected {len(own)} axes, none empty but the batch")
-            sizes = {axis: size for (_, axis), size in zip(own, shape, strict=True)} | sizes
-        expected = tuple([times * sizes[axis] for times, axis in own])
-        if shape != expected:
-            raise UsageError(f"{function}: {name} is {shape}; the others ask for {expected}")
+        shape, expected = tuple(tensor.shape), []
+        for place, (times, axis) in enumerate(own):
+            if axis not in sizes:
+                if len(shape) != len(own) or 0 in shape[1:]:
+                    raise UsageError(
+                        f"{function}: {name} is {shape}; expected {len(own)} axes, none empty but the batch"
+                    )
+                sizes[axis] = shape[place]
+            expected.append(times * sizes[axis])
+        if shape != tuple(expected):
+            raise UsageError(f"{function}: {name} is {shape}; the others ask for {tuple(expected)}")
         if not tensor.is_floating_point():
             raise UsageError(f"{function}: {name} is {tensor.dtype}; expected floating-point numbers")
         if tensor.device != device:

@@ -159,8 +159,10 @@ def like(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def small(scan: Scan, dtype: torch.dtype, of_B: torch.dtype) -> list[Tensor]:
     """The short inputs as the kernels read them, contiguous: A (N channels), B, C (batch length groups N), D, bias."""
-    nothing = scan.A.new_zeros(len(scan.A), dtype=dtype)
-    D, bias = (nothing if each is None else cast(each, dtype).contiguous() for each in (scan.D, scan.delta_bias))
+    D, bias = (
+        scan.A.new_zeros(len(scan.A), dtype=dtype) if each is None else cast(each, dtype).contiguous()
+        for each in (scan.D, scan.delta_bias)
+    )
     B, C = (cast(each.permute(0, 3, 1, 2), of_B).contiguous() for each in (scan.B, scan.C))
     return [cast(scan.A.T, dtype).contiguous(), B, C, D, bias]
 
