@@ -186,6 +186,21 @@ def test_an_end_leaves_no_worker_behind(tmp_path: Path, folder: StudyFolder, how
         assert said.read_text() == "rrg: interrupted; what was finished is kept\n"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_a_worker_ends_whose_parent_was_killed_before_it_began() -> None:
+    code = """
+import os, signal, time
+from rrg.stream import workers_quiet
+with workers_quiet():
+    if os.fork():
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+"""
+    # The end of the output is awaited, and the worker holds it open for as long as it lives.
+    process = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
 # How many
 
 

@@ -7,6 +7,8 @@ the passes would draw other random numbers than they do without workers.
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +25,7 @@ from rrg.errors import DataError, RRGError, UsageError
 # Forked, a worker has the studies and the tokenizer at once; macOS and Windows cannot fork safely, and pickle them.
 CONTEXT = "fork" if sys.platform == "linux" else None
 _forking = False
+_parent = 0
 
 
 def workers_for(device: torch.device, given: int | None = None) -> int:
@@ -100,7 +103,9 @@ def workers_quiet() -> Iterator[None]:
 
 
 def _hold_interrupts() -> None:
+    global _parent
     if _forking:
+        _parent = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
@@ -109,11 +114,19 @@ def _take_interrupts() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _ignore_interrupts() -> None:
+def _begin_worker() -> None:
     if _forking:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _take_interrupts()
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """torch's own watch notes its parent too late to see one killed while the worker began."""
+    while os.getppid() == _parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold_interrupts, after_in_parent=_take_interrupts, after_in_child=_ignore_interrupts)
+    os.register_at_fork(before=_hold_interrupts, after_in_parent=_take_interrupts, after_in_child=_begin_worker)

@@ -10,7 +10,9 @@ numba is imported at the first call. Its own parallel loops are not used: they k
 Python threads meet.
 """
 
+import itertools
 import math
+from array import array
 from importlib.util import find_spec
 from typing import Any
 
@@ -55,7 +57,7 @@ def _forward(scan: Scan, order: Tensor) -> tuple[Tensor, Tensor]:
     chunks, (channels, states) = -(-scan.u.shape[3] // EVERY), scan.A.shape
     starts = op.empty(len(scan.u), chunks, states, channels, dtype=dtype)
     work = kernels.forward(_NUMPY[dtype], _NUMPY[stored], _NUMPY[y.dtype])
-    long = {"grad_y": None, "u": u, "delta": delta, "z": z, "y": y}
+    long = {"grad_y": None, "u": u, "delta": delta, "z": z, "y": y, "of_delta": None, "of_z": None}
     _work_off(work, kernels.forward_rows(states), scan, stored, order, long, {"starts": starts})
     return op.cast(y, scan.u.dtype), starts
 
@@ -129,7 +131,7 @@ def _work_off(
     long: dict[str, Tensor | None],
     others: dict[str, Tensor],
 ) -> None:
-    """Share a scan's tasks out among threads. Tensors have `kernels.JOB`'s names; long ones, its strides' order.
+    """Share a scan's tasks out among threads. Tensors have `kernels.TENSORS`' names; long ones, the strides' order.
 
     Where the groups share u, a task takes its channels of all groups.
     """
@@ -143,16 +145,17 @@ def _work_off(
     order = order.contiguous()
     scratch = op.empty(threads * rows, lines * LINE, dtype=dtype)
     small = {"A": A, "B": B, "C": C, "D": D, "bias": bias, "order": order, "scratch": scratch}
-    job = np.zeros((), kernels.JOB)
     # Twice as many pieces as threads: one that another program holds up leaves its pieces to the others.
-    job["workers"], job["tasks"], job["piece"] = threads, tasks, max(tasks // (2 * threads), 1)
-    job["batch"], job["groups"], job["share"], job["length"] = batch, groups, share, length
-    job["states"], job["orders"], job["every"], job["lines"] = states, len(order), EVERY, lines
-    job["softplus"], job["gated"], job["shared"] = scan.softplus, scan.z is not None, shared
-    for name, tensor in (long | others | small).items():
-        job[name] = 0 if tensor is None else tensor.data_ptr()
-    for place, tensor in enumerate(long.values()):
-        if tensor is not None:
-            steps = tensor.stride()
-            job["strides"][place] = steps[0], steps[3], steps[1] * (tensor.shape[1] > 1)
-    share_out(work.address, job.ctypes.data, threads, [job, *long.values(), *others.values(), *small.values()])
+    counts = 0, 0, threads, tasks, max(tasks // (2 * threads), 1)
+    sizes = batch, length, groups, share, states, len(order), EVERY, lines, scan.softplus, scan.z is not None, shared
+    tensors = long | others | small
+    addresses = [0 if (tensor := tensors.get(name)) is None else tensor.data_ptr() for name in kernels.TENSORS]
+    job = array("q", [*counts, *sizes, *addresses, *itertools.chain.from_iterable(map(_strides, long.values()))])
+    share_out(work.address, job.buffer_info()[0], threads, [job, *tensors.values()])
+
+
+def _strides(x: Tensor | None) -> tuple[int, int, int]:
+    if x is None:
+        return 0, 0, 0
+    of_batch, of_group, _, of_position = x.stride()
+    return of_batch, of_position, of_group if x.shape[1] > 1 else 0

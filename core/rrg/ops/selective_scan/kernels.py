@@ -40,10 +40,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # kept state to the next. scratch: rows for each worker, as many as `forward_rows` says, of a task's channels.
 COUNTS = "next", "worker", "workers", "tasks", "piece"
 SIZES = "batch", "length", "groups", "share", "states", "orders", "every", "lines", "softplus", "gated", "shared"
-INPUTS = "grad_y", "u", "delta", "z", "A", "B", "C", "D", "bias", "order", "starts"
-OUTPUTS = "y", "of_u", "of_delta", "of_z", "of_A", "of_B", "of_C", "of_D", "of_bias", "carry", "scratch"
+TENSORS = (
+    *("grad_y", "u", "delta", "z", "A", "B", "C", "D", "bias", "order", "starts"),
+    *("y", "of_u", "of_delta", "of_z", "of_A", "of_B", "of_C", "of_D", "of_bias", "carry", "scratch"),
+)
 NEXT, WORKER = 0, 1  # places of the counters
-JOB = np.dtype([(name, np.int64) for name in COUNTS + SIZES + INPUTS + OUTPUTS] + [("strides", np.int64, (7, 3))])
+JOB = np.dtype([(name, np.int64) for name in COUNTS + SIZES + TENSORS] + [("strides", np.int64, (7, 3))])
 
 # a·b + c may be rounded once. Sums may change their order only where no exponential is taken: its rounding is exact.
 CONTRACT: Any = {"fastmath": {"contract"}}

@@ -146,14 +146,15 @@ def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def long(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Memory for a result of x's shape, channels side by side, then groups, then positions."""
-    batch, groups, share, length = x.shape
-    return empty(batch, length, groups, share, dtype=dtype, device=x.device).permute(0, 2, 3, 1)
+    _, groups, share, length = x.shape
+    strides = length * groups * share, share, 1, groups * share
+    return torch.empty_strided(x.shape, strides, dtype=dtype, device=x.device)
 
 
 def like(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Memory for a result of x's shape, laid out as x is where its channels lie side by side without gaps."""
     if x.stride(2) == 1 and torch.ops.aten.is_non_overlapping_and_dense(x):
-        return empty(x.numel(), dtype=dtype, device=x.device).as_strided(x.shape, x.stride())
+        return torch.empty_like(x, dtype=dtype)
     return long(x, dtype)
 
 
