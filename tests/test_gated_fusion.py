@@ -112,6 +112,21 @@ def test_it_keeps_one_hidden_state_for_backward_where_the_equations_keep_four() 
     assert kept(printed, t) >= 4.0
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_without_gradients_it_gives_the_same_bits_and_leaves_its_inputs(autocast: bool) -> None:
+    t = drawn(2, 33, 16, 0, torch.float32)
+    before = {name: value.detach().clone() for name, value in t.items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        expected = fused(t)
+        with torch.no_grad():
+            alone = fused(t)
+        with torch.inference_mode():
+            inferred = fused(t)
+    assert torch.equal(alone, expected.detach())
+    assert torch.equal(inferred, expected.detach())
+    assert all(torch.equal(value, before[name]) for name, value in t.items())
+
+
 def test_a_closed_gate_is_the_identity_bit_for_bit() -> None:
     t = drawn(2, 7, 16, 0, torch.float32)
     shut = torch.full((2, 16), -torch.inf)

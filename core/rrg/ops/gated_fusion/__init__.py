@@ -2,7 +2,7 @@
 
 W[h; e] + b = W_h h + (W_e e + b). The second half is one row per study, so the caller computes it once and, while
 decoding, keeps it. Backward needs the hidden states, which the product keeps anyway, and the gate: one hidden state's
-size a layer, where the equations as printed keep four.
+size a layer, where the equations as printed keep four. Without gradients the result takes the gate's own memory.
 """
 
 from importlib.util import find_spec
@@ -42,6 +42,8 @@ def gated_fusion(
     _check(hidden, {"expert": expert, "expert_half": expert_half, "weight": weight, "up": up})
     kind = _kind(hidden)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    tensors = hidden, expert, expert_half, weight, up
+    keep = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)
     fused: Tensor = _GatedFusion.apply(
         hidden,
         expert.to(hidden.dtype),
@@ -49,6 +51,7 @@ def gated_fusion(
         weight.to(dtype),
         None if up is None else up.to(dtype),
         choice(hidden, dtype) if backend == "auto" else backend,
+        keep,
     )
     return fused
 
@@ -85,7 +88,14 @@ def _kind(tensor: Tensor) -> str:
 class _GatedFusion(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, expert: Tensor, half: Tensor, weight: Tensor, up: Tensor | None, backend: str
+        ctx: Any,
+        hidden: Tensor,
+        expert: Tensor,
+        half: Tensor,
+        weight: Tensor,
+        up: Tensor | None,
+        backend: str,
+        keep: bool,
     ) -> Tensor:
         with torch.autocast(_kind(hidden), enabled=False):
             inner = None if up is None else hidden.to(weight.dtype) @ weight.T
@@ -94,12 +104,14 @@ class _GatedFusion(torch.autograd.Function):
             if ctx.triton:
                 from rrg.ops.gated_fusion import gpu
 
-                fused, gate = gpu.forward(factor, last, hidden, expert, half, keep=any(ctx.needs_input_grad))
+                fused, gate = gpu.forward(factor, last, hidden, expert, half, keep)
             else:
                 gate = factor @ last.T
                 gate.add_(half.unsqueeze(1)).sigmoid_()
-                fused = torch.lerp(hidden, expert.unsqueeze(1), gate.to(hidden.dtype))
-            ctx.save_for_backward(hidden, expert, gate, weight, up, inner)
+                share = gate.to(hidden.dtype)
+                fused = torch.lerp(hidden, expert.unsqueeze(1), share, out=None if keep else share)
+            if keep:
+                ctx.save_for_backward(hidden, expert, gate, weight, up, inner)
             return fused
 
     @staticmethod
@@ -126,4 +138,4 @@ class _GatedFusion(torch.autograd.Function):
                 of_hidden.view(-1, hidden.shape[-1]).addmm_(rows, weight)
             else:
                 of_hidden = of_hidden + (rows @ weight).view_as(of_hidden)
-        return of_hidden, of_expert, of_half, of_weight, of_up, None
+        return of_hidden, of_expert, of_half, of_weight, of_up, None, None
