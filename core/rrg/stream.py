@@ -118,12 +118,12 @@ def _begin_worker() -> None:
     if _forking:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _take_interrupts()
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=_end_with, args=[_parent], daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     """torch's own watch notes its parent too late to see one killed while the worker began."""
-    while os.getppid() == _parent:
+    while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
