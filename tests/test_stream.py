@@ -187,6 +187,25 @@ def test_an_end_leaves_no_worker_behind(tmp_path: Path, folder: StudyFolder, how
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_ctrl_c_while_workers_are_forked_is_not_lost() -> None:
+    code = """
+import os, signal, time
+from torch.utils.data import DataLoader
+from rrg.stream import workers_quiet
+once = iter([signal.SIGINT])
+os.register_at_fork(before=lambda: [os.kill(os.getpid(), number) for number in once])
+try:
+    with workers_quiet():
+        started = iter(DataLoader(range(4), num_workers=2))
+        time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", len(started._workers))
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert (process.stdout, process.stderr) == ("interrupted 2\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 def test_a_worker_ends_whose_parent_was_killed_before_it_began() -> None:
     code = """
 import os, signal, time

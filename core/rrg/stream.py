@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, dataloader
 from tqdm import tqdm
 
 from rrg.batch import Studies
@@ -24,8 +25,7 @@ from rrg.errors import DataError, RRGError, UsageError
 
 # Forked, a worker has the studies and the tokenizer at once; macOS and Windows cannot fork safely, and pickle them.
 CONTEXT = "fork" if sys.platform == "linux" else None
-_forking = False
-_parent = 0
+_parent = 0  # the process whose forks are workers, while `workers_quiet` holds
 
 
 def workers_for(device: torch.device, given: int | None = None) -> int:
@@ -83,8 +83,12 @@ def workers_quiet() -> Iterator[None]:
 
     torch hands over an exception as the text of its traceback, at whose end the message stands.
     """
-    global _forking
-    before, _forking = _forking, True
+    global _parent
+    before, _parent = _parent, os.getpid()
+    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    own = own and threading.current_thread() is threading.main_thread()
+    if own:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     except DataError as error:
@@ -99,26 +103,33 @@ def workers_quiet() -> Iterator[None]:
             "short, give fewer --workers, or --workers 0"
         ) from error
     finally:
-        _forking = before
+        if own:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        _parent = before
 
 
-def _hold_interrupts() -> None:
-    global _parent
-    if _forking:
-        _parent = os.getpid()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-
-def _take_interrupts() -> None:
-    if _forking:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raises KeyboardInterrupt, but not while workers start: Python drops it at a fork, and torch stumbles over an
+    iterator that is half made."""
+    if os.getpid() != _parent:  # a worker, before it ignores the signal
+        return
+    while frame is not None:
+        if frame.f_code.co_filename == dataloader.__file__ and frame.f_code.co_name == "__init__":
+            again = threading.Timer(0.1, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _begin_worker() -> None:
-    if _forking:
+    global _parent
+    parent, _parent = _parent, 0
+    if parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _take_interrupts()
-        threading.Thread(target=_end_with, args=[_parent], daemon=True).start()
+        sys.excepthook = lambda *_: None  # what the thread that hands films over says of a parent that has gone
+        threading.Thread(target=_end_with, args=[parent], daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
@@ -129,4 +140,4 @@ def _end_with(parent: int) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold_interrupts, after_in_parent=_take_interrupts, after_in_child=_begin_worker)
+    os.register_at_fork(after_in_child=_begin_worker)
