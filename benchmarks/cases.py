@@ -22,7 +22,7 @@ from rrg.composition import compose
 from rrg.config import GenerationConfig
 from rrg.hosts.build import learn_tokenizer
 from rrg.model import build
-from rrg.ops.gated_fusion import gated_fusion, naive
+from rrg.ops.gated_fusion import expert_half, gated_fusion, naive
 from rrg.ops.selective_scan import MAMBA_SSM, ORDERED, choice, selective_scan, selective_scan_2d
 from rrg.testing.data import FINDINGS, batch_of, items
 
@@ -72,9 +72,9 @@ def _gate(batch: int, text: int, host: int, device: str, dtype: torch.dtype) -> 
         "bare product": lambda h: F.linear(h, weight),
         "as printed": lambda h: naive.gated_fusion(h, expert, whole, bias),
         "split": split,
-        "rrg": lambda h: gated_fusion(h, expert, F.linear(expert, of_expert, bias), weight),
+        "rrg": lambda h: gated_fusion(h, expert, expert_half(expert, of_expert, bias), weight),
     }
-    token, half = hidden[:, -1:].detach(), F.linear(expert, of_expert, bias).detach()
+    token, half = hidden[:, -1:].detach(), expert_half(expert, of_expert, bias).detach()
     cached = {**ways, "rrg": lambda h: gated_fusion(h, expert, half, weight)}
     return {
         "forward": {name: lambda way=way: way(hidden) for name, way in ways.items()},

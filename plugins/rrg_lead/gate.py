@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rrg.axes import Axes
 from rrg.config import InjectorConfig
-from rrg.ops.gated_fusion import gated_fusion
+from rrg.ops.gated_fusion import expert_half, gated_fusion
 
 
 class GateConfig(InjectorConfig):
@@ -59,6 +59,10 @@ class Gate(nn.Module):
     def gated(self) -> bool:
         return self.fusion == "gate"
 
+    @property
+    def _up(self) -> Tensor | None:
+        return self.gate_up.weight if isinstance(self.gate_up, nn.Linear) else None
+
     def close(self) -> None:
         """Make the layer's share the identity: σ(-∞) = 0."""
         self.gate_bias.data.fill_(-torch.inf)
@@ -67,7 +71,7 @@ class Gate(nn.Module):
         embedding = self.project(expert_embedding)
         if self.fusion == "add":
             return Prepared(embedding, embedding)
-        return Prepared(embedding, self.gate_up(self.gate_expert(embedding)) + self.gate_bias)
+        return Prepared(embedding, expert_half(embedding, self.gate_expert.weight, self.gate_bias, self._up))
 
     def gate(
         self,
@@ -86,5 +90,4 @@ class Gate(nn.Module):
     ) -> Float[Tensor, "batch text host"]:
         if self.fusion == "add":
             return hidden + layer_embedding.unsqueeze(1).to(hidden.dtype)
-        up = self.gate_up.weight if isinstance(self.gate_up, nn.Linear) else None
-        return gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, up)
+        return gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, self._up)

@@ -3,10 +3,11 @@
 W[h; e] + b = W_h h + (W_e e + b). The second half is one row per study, so the caller computes it once and, while
 decoding, keeps it. Backward needs the hidden states, which the product keeps anyway, and the gate: one hidden state's
 size a layer, where the equations as printed keep four. Without gradients the result takes the gate's own memory.
+What is not a product is one pass over memory, in `cpu` and `gpu`; elsewhere plain PyTorch.
 """
 
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -15,8 +16,11 @@ from torch.autograd.function import once_differentiable
 
 from rrg.errors import UsageError
 
-BACKENDS = ("torch", "triton")
-TRITON = find_spec("triton") is not None
+Backend = Literal["torch", "cpu", "triton"]
+BACKENDS = get_args(Backend)
+NUMBA, TRITON = (find_spec(name) is not None for name in ("numba", "triton"))
+WIDE = torch.float32, torch.float64
+LARGE = 2**17  # numbers of a hidden state from which on a compiled epilogue is worth its call
 
 
 def gated_fusion(
@@ -26,22 +30,29 @@ def gated_fusion(
     weight: Float[Tensor, "inner host"],
     up: Float[Tensor, "host inner"] | None = None,
     *,
-    backend: Literal["auto", "torch", "triton"] = "auto",
+    backend: Literal["auto"] | Backend = "auto",
 ) -> Float[Tensor, "batch text host"]:
     """h' = (1 - g) ⊙ h + g ⊙ e with g = σ(W_h h + expert_half) (LEAD, eq. 1 and 2).
 
     expert_half: W_e e + b. weight: W_h, square; with `up`, W_h = up · weight, of low rank. The products run in
-    autocast's dtype where it is on; the result has the dtype of `hidden`. `auto` is what `choice` says.
+    autocast's dtype where it is on; the result has the dtype of `hidden`. `auto` is what `choice` says; `cpu` needs
+    numba and one dtype for all, of 32 or 64 bits, `triton` the package of that name.
 
-    Raises UsageError for an unknown backend, and for shapes or devices that do not fit.
+    Raises UsageError for a backend that is unknown or not there, and for shapes, dtypes or devices that do not fit.
     """
     if backend not in ("auto", *BACKENDS):
-        raise UsageError(f"gated_fusion: backend={backend!r}; expected auto, torch or triton")
-    if backend == "triton" and not TRITON:
-        raise UsageError("gated_fusion: backend='triton' needs triton: pip install triton")
+        raise UsageError(f"gated_fusion: backend={backend!r}; expected auto, torch, cpu or triton")
+    for name, package, found in (("cpu", "numba", NUMBA), ("triton", "triton", TRITON)):
+        if backend == name and not found:
+            raise UsageError(f"gated_fusion: backend={name!r} needs {package}: pip install {package}")
     _check(hidden, {"expert": expert, "expert_half": expert_half, "weight": weight, "up": up})
     kind = _kind(hidden)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    if backend == "cpu" and not (hidden.device.type == "cpu" and hidden.dtype == dtype and dtype in WIDE):
+        raise UsageError(
+            f"gated_fusion: backend='cpu' given {hidden.dtype} on {hidden.device}, products in {dtype}; expected "
+            "float32 or float64 for both, on the CPU"
+        )
     tensors = hidden, expert, expert_half, weight, up
     keep = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)
     fused: Tensor = _GatedFusion.apply(
@@ -56,10 +67,24 @@ def gated_fusion(
     return fused
 
 
-def choice(hidden: Tensor, dtype: torch.dtype) -> Literal["torch", "triton"]:
-    """The backend that `auto` takes. dtype: of the products; 32-bit ones are faster in the vendor's library."""
-    short = dtype in (torch.bfloat16, torch.float16)
-    return "triton" if hidden.device.type == "cuda" and short and TRITON else "torch"
+def expert_half(
+    expert: Float[Tensor, "batch host"],
+    weight: Float[Tensor, "inner host"],
+    bias: Float[Tensor, " host"],
+    up: Float[Tensor, "host inner"] | None = None,
+) -> Float[Tensor, "batch host"]:
+    """W_e e + b, with `up` W_e = up · weight. Of so few rows a CPU computes the transposed product faster."""
+    factor, last = (expert.T, weight) if up is None else (weight @ expert.T, up)
+    return torch.addmm(bias.unsqueeze(1), last, factor).T.contiguous()
+
+
+def choice(hidden: Tensor, dtype: torch.dtype) -> Backend:
+    """The backend that `auto` takes. dtype: of the products; on GPUs 32-bit ones are faster in the vendor's library."""
+    if hidden.device.type == "cuda":
+        return "triton" if dtype in (torch.bfloat16, torch.float16) and TRITON else "torch"
+    single = hidden.device.type == "cpu" and hidden.dtype == dtype == torch.float32
+    large = single and hidden.numel() >= LARGE
+    return "cpu" if large and NUMBA and not torch.compiler.is_compiling() else "torch"
 
 
 def _check(hidden: Tensor, others: dict[str, Tensor | None]) -> None:
@@ -100,11 +125,15 @@ class _GatedFusion(torch.autograd.Function):
         with torch.autocast(_kind(hidden), enabled=False):
             inner = None if up is None else hidden.to(weight.dtype) @ weight.T
             factor, last = (hidden.to(weight.dtype), weight) if inner is None or up is None else (inner, up)
-            ctx.triton = backend == "triton"
-            if ctx.triton:
+            ctx.backend = backend
+            if backend == "triton":
                 from rrg.ops.gated_fusion import gpu
 
                 fused, gate = gpu.forward(factor, last, hidden, expert, half, keep)
+            elif backend == "cpu":
+                from rrg.ops.gated_fusion import cpu
+
+                fused, gate = cpu.forward(factor, last, hidden, expert, half, keep)
             else:
                 gate = factor @ last.T
                 gate.add_(half.unsqueeze(1)).sigmoid_()
@@ -119,10 +148,14 @@ class _GatedFusion(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, expert, gate, weight, up, inner = ctx.saved_tensors
         with torch.autocast(_kind(hidden), enabled=False):
-            if ctx.triton:
+            if ctx.backend == "triton":
                 from rrg.ops.gated_fusion import gpu
 
                 of_hidden, of_expert, of_sum, of_half = gpu.backward(upstream, hidden, expert, gate, weight.dtype)
+            elif ctx.backend == "cpu":
+                from rrg.ops.gated_fusion import cpu
+
+                of_hidden, of_expert, of_sum, of_half = cpu.backward(upstream, hidden, expert, gate)
             else:
                 taken = upstream * gate
                 of_expert = taken.sum(dim=1)

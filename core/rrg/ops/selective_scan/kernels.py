@@ -17,22 +17,14 @@ and waits. It runs over whole cache lines, so that it has no remainder, whose co
 """
 
 import math
-from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core.cgutils import voidptr_t
-from numba.core.compiler import Compiler
-from numba.extending import intrinsic, overload, register_jitable
-from numpy.polynomial import Chebyshev, Polynomial
-from numpy.typing import NDArray
+from numba.extending import overload, register_jitable
 
-Array = NDArray[Any]
-Function = TypeVar("Function", bound=Callable[..., Any])
+from rrg.ops.compiled import CONTRACT, ONE, SUMS, ZERO, Array, array_at, c_function, compiled, exp, fitted, taken
 
 # What a C function is given: counters of the pieces taken and of the workers that took one, how many workers and tasks
 # there are, and tasks in a piece; sizes and flags; addresses, 0 where there is none; strides of a batch entry, a
@@ -47,69 +39,9 @@ TENSORS = (
 NEXT, WORKER = 0, 1  # places of the counters
 JOB = np.dtype([(name, np.int64) for name in COUNTS + SIZES + TENSORS] + [("strides", np.int64, (7, 3))])
 
-# a·b + c may be rounded once. Sums may change their order only where no exponential is taken: its rounding is exact.
-CONTRACT: Any = {"fastmath": {"contract"}}
-SUMS: Any = {"fastmath": {"contract", "reassoc", "nsz"}}
-
-
-class Apart(Compiler):
-    """Arrays given do not overlap: no loop tests it, nor has a second form for arrays that do."""
-
-    def define_pipelines(self) -> list[Any]:
-        self.state.flags.noalias = True
-        pipelines: list[Any] = super().define_pipelines()
-        return pipelines
-
-
-def kept_on_disk(compile: Callable[[bool], Any]) -> Any:
-    """compile(True), or compile(False) where no cache folder can be written."""
-    try:
-        return compile(True)
-    except RuntimeError:
-        return compile(False)
-
-
-def compiled(**options: Any) -> Callable[[Function], Function]:
-    settings: Any = {"nogil": True, "error_model": "numpy", "pipeline_class": Apart, **options}
-    return lambda function: kept_on_disk(lambda cache: numba.njit(cache=cache, **settings)(function))
-
-
-def _fitted(function: Callable[[Array], Array], degree: int, low: float, high: float) -> list[np.float32]:
-    """Chebyshev interpolation on [low, high]; coefficients of 1, x, x² and so on."""
-    polynomial = Chebyshev.interpolate(function, degree, (low, high)).convert(kind=Polynomial)
-    return [np.float32(coefficient) for coefficient in polynomial.coef]
-
-
-ZERO, ONE = np.float32(0), np.float32(1)
-# Of a degree that leaves E0 and E1 at 1: an error near 0 would add up, step by step, where a state decays slowly.
-E0, E1, E2, E3, E4, E5, E6 = _fitted(np.exp, 6, -math.log(2) / 2, math.log(2) / 2)
-L0, L1, L2, L3, L4, L5, L6, L7, L8, L9 = _fitted(lambda x: np.log1p(x) / x, 9, 0, 1)
-# Adding ROUND leaves the nearest whole number, plus the exponent's offset 127, in the low bits.
-LOG2E, LN2, ROUND = np.float32(1 / math.log(2)), np.float32(math.log(2)), np.float32(1.5 * 2**23 + 127)
-LOWEST, HIGHEST, BITS = np.float32(-88), np.float32(89), np.int32(23)
+L0, L1, L2, L3, L4, L5, L6, L7, L8, L9 = fitted(lambda x: np.log1p(x) / x, 9, 0, 1)
 LINE, TILE = 16, 8  # numbers of a cache line; steps whose rows the forward pass takes together
 HALF = np.uint32(16)  # bits of a bfloat16, the upper half of a float32
-
-
-def _exp(x: Any) -> Any:
-    """float32: exp to 3 units in the last place; 0 below -87.7, infinite above 88.3. float64: math.exp."""
-    return math.exp(x)
-
-
-@overload(_exp, jit_options=CONTRACT)
-def _exp_of(x: Any) -> Any:
-    def library(x: Any) -> Any:
-        return math.exp(x)
-
-    def polynomial(x: Any) -> Any:
-        x = HIGHEST if x > HIGHEST else x  # so that not a number stays one
-        x = LOWEST if x < LOWEST else x
-        shifted = x * LOG2E + ROUND
-        r = x - (shifted - ROUND) * LN2
-        power = np.int32(np.float32(shifted).view(np.int32) << BITS).view(np.float32)
-        return ((((((E6 * r + E5) * r + E4) * r + E3) * r + E2) * r + E1) * r + E0) * power
-
-    return polynomial if x == numba.float32 else library
 
 
 def _log1p(x: Any) -> Any:
@@ -139,7 +71,7 @@ def _sigmoid(x: Any, small: Any) -> Any:
 def _softplus(x: Array, small: Array, slope: Array, count: Any) -> None:
     """In place of x: log(1 + exp(x)). In small: exp(-|x|). In slope, unless it is empty: the slope."""
     for d in range(count):
-        small[d] = _exp(-abs(x[d]))
+        small[d] = exp(-abs(x[d]))
     if len(slope):
         for d in range(count):
             slope[d] = _sigmoid(x[d], small[d])
@@ -263,12 +195,12 @@ def _forward(
                             for n in range(states):
                                 Bn, Cn = _read(B, (b, p, g, n)), _read(C, (b, p, g, n))
                                 for d in range(size):
-                                    after = _exp(step[at + d] * own[n, d]) * state[n, d] + step[at + d] * x[at + d] * Bn
+                                    after = exp(step[at + d] * own[n, d]) * state[n, d] + step[at + d] * x[at + d] * Bn
                                     state[n, d] = after
                                     out[at + d] += Cn * after
                         if gated:
                             for d in range(count):
-                                small[d] = _exp(-abs(gate[d]))
+                                small[d] = exp(-abs(gate[d]))
                             for d in range(count):
                                 out[d] *= gate[d] * _sigmoid(gate[d], small[d])
                         for i in range(steps):
@@ -360,7 +292,7 @@ def _backward(
                             Bn, Cn = _read(B, (b, p, g, n)), _read(C, (b, p, g, n))
                             row = (np.uint64(i) * np.uint64(states) + np.uint64(n)) * size
                             for d in range(size):
-                                decayed = _exp(step[at + d] * own[n, d])
+                                decayed = exp(step[at + d] * own[n, d])
                                 decay[row + d] = decayed
                                 before[row + d] = decayed * state[n, d]
                                 state[n, d] = before[row + d] + step[at + d] * x[at + d] * Bn
@@ -369,7 +301,7 @@ def _backward(
                                     out[at + d] += Cn * state[n, d]
                     if gated:
                         for d in range(count):
-                            small[d] = _exp(-abs(gate[d]))
+                            small[d] = exp(-abs(gate[d]))
                         for d in range(count):
                             sigmoid = _sigmoid(gate[d], small[d])
                             out[d] *= grad_out[d] * sigmoid * (ONE + gate[d] * (ONE - sigmoid))
@@ -432,31 +364,6 @@ def _backward(
         first = end
 
 
-@intrinsic
-def _pointer(_: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], voidptr_t)
-
-    return types.voidptr(address), generate
-
-
-@register_jitable
-def _array(address: int, shape: Any, dtype: Any) -> Any:
-    return numba.carray(_pointer(address), shape, dtype)
-
-
-@intrinsic
-def _taken(_: Any, job: Any, counter: Any) -> Any:
-    """The value of one of a job's counters, which is one more for whoever comes next."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(64)
-        place = builder.gep(builder.bitcast(arguments[0], word.as_pointer()), [arguments[1]])
-        return builder.atomic_rmw("add", place, word(1), "monotonic")
-
-    return types.int64(job, counter), generate
-
-
 @register_jitable
 def forward_rows(states: int) -> int:
     """Rows of scratch memory for a worker."""
@@ -478,23 +385,23 @@ def forward(kept: np.dtype[Any], read: np.dtype[Any], made: np.dtype[Any]) -> An
         size, states, chunks = job.lines * LINE, job.states, -(-job.length // job.every)
         channels, small = job.groups * job.share, (job.batch, job.length, job.groups, job.states)
         rows = forward_rows(states)
-        room = _array(job.scratch, (job.workers * rows, size), kept)[rows * _taken(jobs, WORKER) :]
+        room = array_at(job.scratch, (job.workers * rows, size), kept)[rows * taken(jobs, WORKER) :]
         long = room[2 * states + 2 : rows].reshape((5, TILE * size))
         softplus, gated, shared = job.softplus != 0, job.gated != 0, job.shared != 0
-        first = _taken(jobs, NEXT) * job.piece
+        first = taken(jobs, NEXT) * job.piece
         while first < job.tasks:
             _forward(
-                _array(job.u, 1, read), _array(job.delta, 1, read), _array(job.z, 1, read), job.strides,
-                _array(job.A, (states, channels), kept), _array(job.B, small, read), _array(job.C, small, read),
-                _array(job.D, 1, kept), _array(job.bias, 1, kept),
-                _array(job.order, (job.orders, job.length), np.int64),
+                array_at(job.u, 1, read), array_at(job.delta, 1, read), array_at(job.z, 1, read), job.strides,
+                array_at(job.A, (states, channels), kept), array_at(job.B, small, read), array_at(job.C, small, read),
+                array_at(job.D, 1, kept), array_at(job.bias, 1, kept),
+                array_at(job.order, (job.orders, job.length), np.int64),
                 job.every, job.lines, softplus, gated, shared, first, min(job.tasks, first + job.piece),
                 room[: states + 2], room[states + 2 : 2 * states + 2], long[0], long[1], long[2], long[3], long[4],
-                _array(job.y, 1, made), _array(job.starts, (job.batch, chunks, states, channels), kept),
+                array_at(job.y, 1, made), array_at(job.starts, (job.batch, chunks, states, channels), kept),
             )  # fmt: skip
-            first = _taken(jobs, NEXT) * job.piece
+            first = taken(jobs, NEXT) * job.piece
 
-    return _c_function(work)
+    return c_function(work, JOB)
 
 
 @cache
@@ -507,36 +414,30 @@ def backward(kept: np.dtype[Any], read: np.dtype[Any], made: np.dtype[Any]) -> A
         channels, small = job.groups * job.share, (job.batch, job.length, job.groups, job.states)
         steps, partial = min(job.every, job.length), (-(-job.share // size), job.batch, job.length, job.groups, states)
         rows, single = backward_rows(states, steps), 3 * states + 6
-        room = _array(job.scratch, (job.workers * rows, size), kept)[rows * _taken(jobs, WORKER) :]
+        room = array_at(job.scratch, (job.workers * rows, size), kept)[rows * taken(jobs, WORKER) :]
         long = room[single : single + 7 * steps].reshape((7, steps * size))
         products = room[single + 7 * steps : rows].reshape((2, steps * states * size))
         softplus, gated, shared = job.softplus != 0, job.gated != 0, job.shared != 0
-        first = _taken(jobs, NEXT) * job.piece
+        first = taken(jobs, NEXT) * job.piece
         while first < job.tasks:
             last = min(job.tasks, first + job.piece)
             _backward(
-                _array(job.grad_y, 1, read), _array(job.u, 1, read), _array(job.delta, 1, read),
-                _array(job.z, 1, read), job.strides,
-                _array(job.A, (states, channels), kept), _array(job.B, small, read), _array(job.C, small, read),
-                _array(job.D, 1, kept), _array(job.bias, 1, kept),
-                _array(job.order, (job.orders, job.length), np.int64),
+                array_at(job.grad_y, 1, read), array_at(job.u, 1, read), array_at(job.delta, 1, read),
+                array_at(job.z, 1, read), job.strides,
+                array_at(job.A, (states, channels), kept), array_at(job.B, small, read), array_at(job.C, small, read),
+                array_at(job.D, 1, kept), array_at(job.bias, 1, kept),
+                array_at(job.order, (job.orders, job.length), np.int64),
                 job.every, job.lines, softplus, gated, shared, first, last,
-                _array(job.starts, (job.batch, chunks, states, channels), kept),
+                array_at(job.starts, (job.batch, chunks, states, channels), kept),
                 room[: states + 2], room[states + 2 : 2 * states + 4], room[2 * states + 4 : 3 * states + 4],
                 room[3 * states + 4], room[3 * states + 5],
                 long[0], long[1], long[2], long[3], long[4], long[5], long[6], products[0], products[1],
-                _array(job.carry, (job.batch, states, channels), kept),
-                _array(job.of_u, 1, made), _array(job.of_delta, 1, read), _array(job.of_z, 1, read),
-                _array(job.of_A, (job.batch, states, channels), kept),
-                _array(job.of_B, partial, kept), _array(job.of_C, partial, kept),
-                _array(job.of_D, (job.batch, channels), kept), _array(job.of_bias, (job.batch, channels), kept),
+                array_at(job.carry, (job.batch, states, channels), kept),
+                array_at(job.of_u, 1, made), array_at(job.of_delta, 1, read), array_at(job.of_z, 1, read),
+                array_at(job.of_A, (job.batch, states, channels), kept),
+                array_at(job.of_B, partial, kept), array_at(job.of_C, partial, kept),
+                array_at(job.of_D, (job.batch, channels), kept), array_at(job.of_bias, (job.batch, channels), kept),
             )  # fmt: skip
-            first = _taken(jobs, NEXT) * job.piece
+            first = taken(jobs, NEXT) * job.piece
 
-    return _c_function(work)
-
-
-def _c_function(work: Callable[[Any], None]) -> Any:
-    """Given the address of a `JOB`; any number of threads at once. Compiled here, unless it lies on disk."""
-    signature = types.void(types.CPointer(numba.from_dtype(JOB)))
-    return kept_on_disk(lambda cache: numba.cfunc(signature, error_model="numpy", cache=cache)(work))
+    return c_function(work, JOB)

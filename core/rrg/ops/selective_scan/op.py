@@ -5,13 +5,13 @@ u, z, y (batch groups or 1, share, length), delta (batch groups share length), o
 a `Scan` is as in `rrg.ops.selective_scan`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
+from rrg.ops.direct import plain
 from rrg.ops.selective_scan.naive import Scan, state_dtype
 
 INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
@@ -76,33 +76,16 @@ def define(name: str, forward: Forward, backward: Backward, every: int, devices:
         @staticmethod
         def backward(ctx: Any, upstream: Tensor | None) -> tuple[Tensor | None, ...]:
             # The op says that it has no second derivative, which is asked for where gradients are recorded.
-            direct = not torch.is_grad_enabled() and _plain([upstream, *ctx.saved_tensors])
+            direct = not torch.is_grad_enabled() and plain([upstream, *ctx.saved_tensors])
             return _apart(run_back if direct else back, ctx, upstream)
 
     def choose(scan: Scan, order: Tensor) -> Any:
-        plain = _plain([*scan[:-1], order])
-        if plain and torch.is_grad_enabled():
+        direct = plain([*scan[:-1], order])
+        if direct and torch.is_grad_enabled():
             return Direct.apply(*scan, order)
-        return (run if plain else op)(*scan, order)[0]
+        return (run if direct else op)(*scan, order)[0]
 
     return choose
-
-
-def _plain(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether only autograd looks on, no compiler, tracer, transform or mode, and memory holds what the tensors say."""
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
-    ):
-        return False
-    for tensor in tensors:
-        if tensor is not None and (
-            type(tensor) not in (Tensor, Parameter) or tensor.is_meta or tensor.is_neg() or tensor._is_zerotensor()
-        ):
-            return False
-    return True
 
 
 def _apart(back: Callable[..., list[Tensor]], ctx: Any, upstream: Tensor | None) -> tuple[Tensor | None, ...]:
