@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from films import films
 from importing import importing
-from runner import Case, Measurement, kept_bytes
+from runner import Case, Measurement
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -50,8 +50,7 @@ def gated(device: str, quick: bool) -> Iterator[Measurement]:
                 and not torch.cpu._is_avx512_bf16_supported()
             ):
                 continue
-            both, kept = made["both"], {row: kept_bytes(call) for row, call in made["graph"].items()}
-            yield Measurement(f"{name}, forward and backward", both, "bare product", "as printed", kept)
+            yield Measurement(f"{name}, forward and backward", made["both"], "bare product", "as printed", memory=True)
 
 
 def _gate(batch: int, text: int, host: int, device: str, dtype: torch.dtype) -> dict[str, dict[str, Call]]:
@@ -78,7 +77,6 @@ def _gate(batch: int, text: int, host: int, device: str, dtype: torch.dtype) -> 
     cached = {**ways, "rrg": lambda h: gated_fusion(h, expert, half, weight)}
     return {
         "forward": {name: lambda way=way: way(hidden) for name, way in ways.items()},
-        "graph": {name: lambda way=way: way(hidden) for name, way in ways.items()},
         "both": {name: lambda way=way: way(hidden).backward(upstream) for name, way in ways.items()},
         "token": {name: lambda way=way: way(token) for name, way in cached.items()},
     }

@@ -14,11 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from rrg.errors import UsageError
 from rrg.training import commit
@@ -27,7 +30,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 # What some rows have besides: its title and how it is shown.
 FURTHER: dict[str, tuple[str, Callable[[float], str]]] = {
-    "kept bytes": ("kept for backward", lambda value: f"{value / 2**20:.1f} MiB"),
+    "peak bytes": ("peak memory", lambda value: f"{value / 2**20:.1f} MiB"),
     "per second": ("per second", lambda value: f"{value:,.0f}"),
 }
 
@@ -36,15 +39,14 @@ FURTHER: dict[str, tuple[str, Callable[[float], str]]] = {
 class Measurement:
     """One block: what is measured, at which size, and the ways to do it. floor, reference: names of rows.
 
-    kept: bytes that each row keeps for its backward pass, where it has one. count: the things each row handles, of
-    which a rate is wanted.
+    memory: whether its peak is wanted. count: the things each row handles, of which a rate is wanted.
     """
 
     what: str
     rows: dict[str, Callable[[], object]]
     floor: str
     reference: str
-    kept: dict[str, int] = field(default_factory=dict)
+    memory: bool = False
     count: int = 0
 
 
@@ -97,7 +99,7 @@ def measured(block: Measurement, device: str, seconds: float) -> dict[str, Any]:
             "median": statistics.median(found),
             "over the floor": best[name] / best[block.floor],
             "times the reference": best[block.reference] / best[name],
-            **({"kept bytes": block.kept[name]} if name in block.kept else {}),
+            **({"peak bytes": peak_bytes(block.rows[name], device)} if block.memory else {}),
             **({"per second": block.count / best[name]} if block.count else {}),
         }
         for name, found in times.items()
@@ -121,20 +123,31 @@ def _cpuinfo() -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def kept_bytes(call: Callable[[], Any]) -> int:
-    """Bytes of the tensors that a call saves for its backward pass, its parameters and inputs apart."""
-    seen: dict[int, int] = {}
+def peak_bytes(call: Callable[[], Any], device: str) -> int:
+    """The most memory that a call holds at once, beside what was held before, as torch's allocator counts it."""
+    if device == "cuda":
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return torch.cuda.max_memory_allocated() - held
+    with _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(accumulate((event.nbytes() for event in events), initial=0))
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_leaf:
-            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = call()
-    total = sum(seen.values())
-    del result
-    return total
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what the profiler's library says, which goes past Python to the stream itself."""
+    before = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def check_results() -> None:

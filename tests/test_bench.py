@@ -65,8 +65,9 @@ def test_the_command_prints_ratios_and_keeps_nothing_of_a_quick_run(
     [result] = json.loads(capsys.readouterr().out)
     assert result["machine"]["torch"] == torch.__version__
     both = next(block for block in result["blocks"] if block["what"].startswith("host 256, float32, forward and"))
-    kept = {name: row["kept bytes"] for name, row in both["rows"].items()}
-    assert kept["rrg"] < kept["split"] < kept["as printed"]
+    peak = {name: row["peak bytes"] for name, row in both["rows"].items()}
+    hidden = 8 * 256 * 256 * 4  # bytes; the result and the gate stand while hidden's gradient is made
+    assert 3 * hidden < peak["rrg"] < peak["split"] < peak["as printed"]
     assert "| as printed (reference) |" in runner.table(result)
 
 

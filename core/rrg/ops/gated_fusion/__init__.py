@@ -159,9 +159,9 @@ class _GatedFusion(torch.autograd.Function):
             else:
                 taken = upstream * gate
                 of_expert = taken.sum(dim=1)
-                of_hidden = upstream - taken
-                of_gate = torch.sub(expert.unsqueeze(1), hidden).mul_(upstream)
-                of_sum = torch.ops.aten.sigmoid_backward(of_gate.to(gate.dtype), gate)
+                of_hidden = torch.sub(upstream, taken, out=taken)
+                of_gate = torch.sub(expert.unsqueeze(1), hidden).mul_(upstream).to(gate.dtype)
+                of_sum = torch.ops.aten.sigmoid_backward.grad_input(of_gate, gate, grad_input=of_gate)
                 of_half = of_sum.sum(dim=1)
             rows = of_sum.flatten(0, 1)
             of_up = rows.T @ inner.flatten(0, 1) if up is not None and ctx.needs_input_grad[4] else None
