@@ -258,23 +258,30 @@ def decoding(device: str, quick: bool) -> Iterator[Measurement]:
     """Greedy decoding of 60 tokens on SmolLM2-135M's architecture: the bare host, the gates' own products, LEAD."""
     tokens = 8 if quick else 60
     made, host = _models(device, quick)
-    widths = made["lead"].host.width, len(made["lead"].host.layers)
-    weights = [torch.randn(widths[0], widths[0], device=device) for _ in range(widths[1])]
-    token = torch.randn(1, widths[0], device=device)
+    layers, width = made["bare host"].host.layers, made["bare host"].host.width
+    weights = [torch.randn(width, width, device=device) for _ in layers]
     generation = GenerationConfig.model_validate({"max_new_tokens": tokens})
 
     def write(name: str) -> Call:
         batch = {k: v.to(device) for k, v in batch_of(made[name], items([1]), learn=False).items()}
         return lambda: made[name].generate(dict(batch), generation, min_new_tokens=tokens)
 
-    @torch.inference_mode()
-    def products() -> None:
-        for _ in range(tokens):
-            for weight in weights:
-                F.linear(token, weight)
-
     bare = write("bare host")
-    rows = {"bare host": bare, "bare host and the gates' products": lambda: (bare(), products()), "lead": write("lead")}
+
+    def multiply(weight: Tensor, layer: Any, given: Any, hidden: Tensor) -> None:
+        F.linear(hidden, weight)
+
+    def products() -> None:
+        """Each where its gate stands: in a loop of their own they would find their weights in the cache."""
+        hooks = [
+            layer.register_forward_hook(partial(multiply, weight))
+            for layer, weight in zip(layers, weights, strict=True)
+        ]
+        bare()
+        for hook in hooks:
+            hook.remove()
+
+    rows = {"bare host": bare, "bare host and the gates' products": products, "lead": write("lead")}
     yield Measurement(f"{host}, {tokens} tokens", rows, "bare host and the gates' products", "bare host")
 
 

@@ -6,6 +6,7 @@ size a layer, where the equations as printed keep four. Without gradients the re
 What is not a product is one pass over memory, in `cpu` and `gpu`; elsewhere plain PyTorch.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
@@ -53,18 +54,18 @@ def gated_fusion(
             f"gated_fusion: backend='cpu' given {hidden.dtype} on {hidden.device}, products in {dtype}; expected "
             "float32 or float64 for both, on the CPU"
         )
-    tensors = hidden, expert, expert_half, weight, up
-    keep = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)
-    fused: Tensor = _GatedFusion.apply(
+    given = (
         hidden,
         expert.to(hidden.dtype),
         expert_half.to(dtype),
         weight.to(dtype),
         None if up is None else up.to(dtype),
         choice(hidden, dtype) if backend == "auto" else backend,
-        keep,
     )
-    return fused
+    if torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in given):
+        fused: Tensor = _GatedFusion.apply(*given)
+        return fused
+    return _fuse(*given, keep=False)[0]
 
 
 def expert_half(
@@ -110,44 +111,50 @@ def _kind(tensor: Tensor) -> str:
     return "cpu" if tensor.is_meta else tensor.device.type
 
 
+def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    kind = _kind(tensor)
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def _fuse(
+    hidden: Tensor, expert: Tensor, half: Tensor, weight: Tensor, up: Tensor | None, backend: str, keep: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """h', the gate where it is kept, and W · h of a low-rank weight."""
+    with _without_autocast(hidden):
+        inner = None if up is None else hidden.to(weight.dtype) @ weight.T
+        factor, last = (hidden.to(weight.dtype), weight) if inner is None or up is None else (inner, up)
+        gate: Tensor | None
+        if backend == "triton":
+            from rrg.ops.gated_fusion import gpu
+
+            fused, gate = gpu.forward(factor, last, hidden, expert, half, keep)
+        elif backend == "cpu":
+            from rrg.ops.gated_fusion import cpu
+
+            fused, gate = cpu.forward(factor, last, hidden, expert, half, keep)
+        else:
+            gate = factor @ last.T
+            gate.add_(half.unsqueeze(1)).sigmoid_()
+            share = gate.to(hidden.dtype)
+            fused = torch.lerp(hidden, expert.unsqueeze(1), share, out=None if keep else share)
+        return fused, gate, inner
+
+
 class _GatedFusion(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        expert: Tensor,
-        half: Tensor,
-        weight: Tensor,
-        up: Tensor | None,
-        backend: str,
-        keep: bool,
+        ctx: Any, hidden: Tensor, expert: Tensor, half: Tensor, weight: Tensor, up: Tensor | None, backend: str
     ) -> Tensor:
-        with torch.autocast(_kind(hidden), enabled=False):
-            inner = None if up is None else hidden.to(weight.dtype) @ weight.T
-            factor, last = (hidden.to(weight.dtype), weight) if inner is None or up is None else (inner, up)
-            ctx.backend = backend
-            if backend == "triton":
-                from rrg.ops.gated_fusion import gpu
-
-                fused, gate = gpu.forward(factor, last, hidden, expert, half, keep)
-            elif backend == "cpu":
-                from rrg.ops.gated_fusion import cpu
-
-                fused, gate = cpu.forward(factor, last, hidden, expert, half, keep)
-            else:
-                gate = factor @ last.T
-                gate.add_(half.unsqueeze(1)).sigmoid_()
-                share = gate.to(hidden.dtype)
-                fused = torch.lerp(hidden, expert.unsqueeze(1), share, out=None if keep else share)
-            if keep:
-                ctx.save_for_backward(hidden, expert, gate, weight, up, inner)
-            return fused
+        fused, gate, inner = _fuse(hidden, expert, half, weight, up, backend, keep=True)
+        ctx.backend = backend
+        ctx.save_for_backward(hidden, expert, gate, weight, up, inner)
+        return fused
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, expert, gate, weight, up, inner = ctx.saved_tensors
-        with torch.autocast(_kind(hidden), enabled=False):
+        with _without_autocast(hidden):
             if ctx.backend == "triton":
                 from rrg.ops.gated_fusion import gpu
 
@@ -171,4 +178,4 @@ class _GatedFusion(torch.autograd.Function):
                 of_hidden.view(-1, hidden.shape[-1]).addmm_(rows, weight)
             else:
                 of_hidden = of_hidden + (rows @ weight).view_as(of_hidden)
-        return of_hidden, of_expert, of_half, of_weight, of_up, None, None
+        return of_hidden, of_expert, of_half, of_weight, of_up, None
