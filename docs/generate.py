@@ -40,7 +40,7 @@ the reference is the plainest way. Without `--quick` the sizes below are measure
 |---|---|---|---|
 | `selective_scan` | `cpu`: numba, on torch's threads | `triton`, else `mamba-ssm` | `chunked`: plain PyTorch |
 | `selective_scan_2d`: four directions of a map | `cpu`, no tensor for a direction | `triton`, likewise | `chunked` |
-| `gated_fusion`: one autograd function | float32, many rows: `cpu`, likewise | 16-bit: `triton`, else `torch` | `torch` |
+| `gated_fusion`: one autograd function | float32, many rows: `cpu` | 16-bit: `triton`, else `torch` | `torch` |
 | `nearest`: retrieval | exact through a narrow table | on the CPU | `dast.dmsr.search=ivf`: faiss |
 
 `choice` of each module says what `auto` takes, and `backend=` takes another. `naive.py` beside each is its

@@ -15,9 +15,9 @@ from rrg.ops.compiled import CONTRACT, ONE, ZERO, Array, array_at, c_function, c
 from rrg.ops.direct import plain
 from rrg.ops.threads import share_out
 
-# What a C function is given: a counter of the pieces taken, tasks, and tasks of a piece; sizes, and whether the gate is
-# kept; addresses, 0 where there is none.
-SIZES = "next", "tasks", "piece", "batch", "text", "host", "keep"
+# What the C function is given: a counter of the pieces taken, tasks, and tasks of a piece; sizes; addresses, 0 where
+# there is none: of upstream, in the forward pass; of fused, where the gate is not kept.
+SIZES = "next", "tasks", "piece", "batch", "text", "host"
 TENSORS = "gate", "half", "hidden", "expert", "fused", "upstream", "of_hidden", "of_expert", "of_sum", "of_half"
 JOB = np.dtype([(name, np.int64) for name in SIZES + TENSORS])
 NEXT = 0  # place of the counter
@@ -71,51 +71,41 @@ def _backward(
 
 
 @cache
-def _work(dtype: np.dtype[Any], back: bool) -> Any:
-    def forward(jobs: Any) -> None:
+def _work(dtype: np.dtype[Any]) -> Any:
+    def work(jobs: Any) -> None:
         job = numba.carray(jobs, 1)[0]
         large, small = (job.batch * job.text, job.host), (job.batch, job.host)
+        gate, hidden = array_at(job.gate, large, dtype), array_at(job.hidden, large, dtype)
+        half, expert = array_at(job.half, small, dtype), array_at(job.expert, small, dtype)
         first = taken(jobs, NEXT) * job.piece
         while first < job.tasks:
-            _forward(
-                array_at(job.gate, large, dtype), array_at(job.half, small, dtype),
-                array_at(job.hidden, large, dtype), array_at(job.expert, small, dtype),
-                array_at(job.fused, large, dtype), job.keep != 0, first, min(job.tasks, first + job.piece),
-            )  # fmt: skip
+            last = min(job.tasks, first + job.piece)
+            if job.upstream:
+                _backward(
+                    gate, hidden, expert, array_at(job.upstream, large, dtype),
+                    array_at(job.of_hidden, large, dtype), array_at(job.of_expert, small, dtype),
+                    array_at(job.of_sum, large, dtype), array_at(job.of_half, small, dtype), first, last,
+                )  # fmt: skip
+            else:
+                _forward(gate, half, hidden, expert, array_at(job.fused, large, dtype), job.fused != 0, first, last)
             first = taken(jobs, NEXT) * job.piece
 
-    def backward(jobs: Any) -> None:
-        job = numba.carray(jobs, 1)[0]
-        large, small = (job.batch * job.text, job.host), (job.batch, job.host)
-        first = taken(jobs, NEXT) * job.piece
-        while first < job.tasks:
-            _backward(
-                array_at(job.gate, large, dtype), array_at(job.hidden, large, dtype),
-                array_at(job.expert, small, dtype), array_at(job.upstream, large, dtype),
-                array_at(job.of_hidden, large, dtype), array_at(job.of_expert, small, dtype),
-                array_at(job.of_sum, large, dtype), array_at(job.of_half, small, dtype),
-                first, min(job.tasks, first + job.piece),
-            )  # fmt: skip
-            first = taken(jobs, NEXT) * job.piece
-
-    return c_function(backward if back else forward, JOB)
+    return c_function(work, JOB)
 
 
-def _work_off(back: bool, tasks: int, **given: Tensor | None) -> None:
-    """Share the tasks out among threads. Tensors are named as in TENSORS; gate says the sizes."""
-    tensors = {name: None if tensor is None else tensor.contiguous() for name, tensor in given.items()}
-    gate = given["gate"]
-    assert gate is not None
+def _work_off(tasks: int, gate: Tensor, **others: Tensor | None) -> None:
+    """Share the tasks out among threads. Tensors are named as in TENSORS."""
+    tensors = {name: None if tensor is None else tensor.contiguous() for name, tensor in others.items()}
+    tensors["gate"] = gate
     threads = max(min(torch.get_num_threads(), gate.numel() // GRAIN, tasks), 1)
     addresses = [0 if (tensor := tensors.get(name)) is None else tensor.data_ptr() for name in TENSORS]
-    sizes = 0, tasks, max(tasks // (threads * PIECES), 1), *gate.shape, given.get("fused") is not None
-    job = array("q", [*sizes, *addresses])
-    work = _work(np.dtype(str(gate.dtype).removeprefix("torch.")), back)
+    job = array("q", [0, tasks, max(tasks // (threads * PIECES), 1), *gate.shape, *addresses])
+    work = _work(np.dtype(str(gate.dtype).removeprefix("torch.")))
     share_out(work.address, job.buffer_info()[0], threads, [job, *tensors.values()])
 
 
 def _run(gate: Tensor, half: Tensor, hidden: Tensor, expert: Tensor, fused: Tensor | None) -> None:
-    _work_off(False, len(gate) * gate.shape[1], gate=gate, half=half, hidden=hidden, expert=expert, fused=fused)
+    _work_off(len(gate) * gate.shape[1], gate, half=half, hidden=hidden, expert=expert, fused=fused)
 
 
 def _run_back(upstream: Tensor, hidden: Tensor, expert: Tensor, gate: Tensor) -> list[Tensor]:
@@ -123,7 +113,7 @@ def _run_back(upstream: Tensor, hidden: Tensor, expert: Tensor, gate: Tensor) ->
     of_expert, of_half = (torch.empty(expert.shape, dtype=gate.dtype) for _ in range(2))
     made = {"of_hidden": of_hidden, "of_expert": of_expert, "of_sum": of_sum, "of_half": of_half}
     tasks = len(gate) * -(-gate.shape[2] // WIDTH)
-    _work_off(True, tasks, gate=gate, hidden=hidden, expert=expert, upstream=upstream, **made)
+    _work_off(tasks, gate, hidden=hidden, expert=expert, upstream=upstream, **made)
     return list(made.values())
 
 
@@ -145,7 +135,7 @@ def forward(
     factor: Tensor, weight: Tensor, hidden: Tensor, expert: Tensor, half: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor | None]:
     """h' (batch text host), and the gate where it is to be kept; factor · weightᵀ is the hidden half of the gate."""
-    gate = factor @ weight.T
+    gate = (factor @ weight.T).contiguous()
     fused = torch.empty_like(gate) if keep else None
     (_run if plain([gate, half, hidden, expert]) else _op)(gate, half, hidden, expert, fused)
     return (gate, None) if fused is None else (fused, gate)
