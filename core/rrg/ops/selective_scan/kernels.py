@@ -1,7 +1,6 @@
 """The selective scan's CPU kernels, compiled by numba. Importing this module imports numba.
 
-`forward` and `backward` give C functions that work a `Job` off: no Python runs in them, so that threads never wait for
-its lock, and Python hands over one record instead of an array for each tensor.
+`forward` and `backward` give C functions, as `rrg.ops.compiled` says, that work a `JOB` off.
 
 u, delta, z, y and their gradients have strides that say how far a batch entry, a position and a group lie apart; a
 group's channels lie side by side. Where the groups share u, its stride of a group is 0, and y is the sum over them.
