@@ -162,12 +162,16 @@ def test_other_errors_stay_as_they_are() -> None:
         raise DataError("mine")
 
 
+# A process started in the background of a script ignores Ctrl-C, and so do its children.
+TAKES_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
 @pytest.mark.parametrize("how", ["Ctrl-C", "kill -9"])
 def test_an_end_leaves_no_worker_behind(tmp_path: Path, folder: StudyFolder, how: str) -> None:
     recipe, said = tmp_path / "recipe.toml", tmp_path / "said"
     tiny_recipe("lead", lead__train__epochs=10_000).save(recipe)
     words = ["train", str(recipe), "--data", str(folder.path), "--out", str(tmp_path / "run"), "--workers", "2"]
-    code = f"import sys; from rrg.cli import main; sys.exit(main({words!r}))"
+    code = f"{TAKES_INTERRUPTS}; import sys; from rrg.cli import main; sys.exit(main({words!r}))"
     command = [sys.executable, "-c", code]
     with (
         said.open("w") as file,
@@ -188,8 +192,9 @@ def test_an_end_leaves_no_worker_behind(tmp_path: Path, folder: StudyFolder, how
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 def test_ctrl_c_while_workers_are_forked_is_not_lost() -> None:
-    code = """
-import os, signal, time
+    code = f"""
+{TAKES_INTERRUPTS}
+import os, time
 from torch.utils.data import DataLoader
 from rrg.stream import workers_quiet
 once = iter([signal.SIGINT])

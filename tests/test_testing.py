@@ -41,8 +41,8 @@ BUGS = {
         "requests",
     ),
     "in-place write": (
-        rrg_lead.gate, "return gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, up)",
-        "return hidden.copy_(gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, up))",
+        rrg_lead.gate, "return gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, self._up)",
+        "return hidden.copy_(gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, self._up))",
         "inputs_kept",
     ),
     "unnormalised score": (
@@ -53,8 +53,8 @@ BUGS = {
         "weighted = F.dropout(torch.sigmoid(logits), 0.5, training=True)", "deterministic",
     ),
     "wrong dtype in bfloat16": (
-        rrg_lead.gate, "gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, up)",
-        "gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, up).float()", "dtypes",
+        rrg_lead.gate, "gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, self._up)",
+        "gated_fusion(hidden, layer_embedding, expert_half, self.gate_hidden.weight, self._up).float()", "dtypes",
     ),
 }  # fmt: skip
 KINDS = {
