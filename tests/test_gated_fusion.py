@@ -219,6 +219,9 @@ def test_it_compiles_whole_and_gives_the_same(backend: str) -> None:
     ("name", "change", "message"),
     [
         ("hidden", lambda t: t[0], r"hidden is \(5, 8\); expected 3 axes"),
+        ("hidden", lambda t: t[:, :0], r"hidden is \(2, 0, 8\); expected 3 axes, none empty but the batch"),
+        ("hidden", lambda t: t.long(), r"hidden is torch.int64; expected floating-point"),
+        ("weight", lambda t: t[:3], r"weight is \(3, 8\); expected it square, or with `up`"),
         ("expert", lambda t: t[:1], r"expert is \(1, 8\); the others ask for \(2, 8\)"),
         ("expert_half", lambda t: t[:, :3], r"expert_half is \(2, 3\); the others ask for \(2, 8\)"),
         ("weight", lambda t: t[:, :3], r"weight is \(8, 3\); the others ask for \(8, 8\)"),
@@ -234,6 +237,29 @@ def test_what_does_not_fit_is_named(name: str, change: Any, message: str) -> Non
     arguments[name] = change(arguments.get(name))
     with pytest.raises(UsageError, match=f"gated_fusion: {message}"):
         gated_fusion(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("bias", lambda t: t[:1], r"bias is \(1,\); the others ask for \(8,\)"),  # it would count for all channels
+        ("expert", lambda t: t[0], r"expert is \(8,\); expected 2 axes"),
+        ("weight", lambda t: t[:3], r"weight is \(3, 8\); expected it square, or with `up`"),
+        ("weight", lambda t: t.to("meta"), r"weight is on meta; expert is on cpu"),
+    ],
+)
+def test_what_does_not_fit_the_experts_half_is_named(name: str, change: Any, message: str) -> None:
+    t = drawn(2, 5, 8, 0)
+    arguments = {"expert": t["expert"], "weight": t["of_expert"], "bias": t["bias"]}
+    with pytest.raises(UsageError, match=f"expert_half: {message}"):
+        expert_half(**{**arguments, name: change(arguments[name])})
+
+
+def test_no_study_is_no_error() -> None:
+    for backend in ops.BACKENDS[:2]:
+        t = drawn(0, 5, 8, 0)
+        assert fused(t, backend).shape == (0, 5, 8)
+        assert gradients(fused(t, backend), t, 0)["of_hidden"].abs().sum() == 0
 
 
 def test_the_compiled_epilogue_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rrg.errors import UsageError
+from rrg.ops.shapes import Axes, axes_of, check
 
 Backend = Literal["torch", "cpu", "triton"]
 BACKENDS = get_args(Backend)
@@ -46,7 +47,14 @@ def gated_fusion(
     for name, package, found in (("cpu", "numba", NUMBA), ("triton", "triton", TRITON)):
         if backend == name and not found:
             raise UsageError(f"gated_fusion: backend={name!r} needs {package}: pip install {package}")
-    _check(hidden, {"expert": expert, "expert_half": expert_half, "weight": weight, "up": up})
+    tensors: dict[str, Tensor | None] = {
+        "hidden": hidden,
+        "expert": expert,
+        "expert_half": expert_half,
+        "weight": weight,
+        "up": up,
+    }
+    _check("gated_fusion", tensors, _AXES)
     kind = _kind(hidden)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     if backend == "cpu" and not (hidden.device.type == "cpu" and hidden.dtype == dtype and dtype in WIDE):
@@ -74,7 +82,11 @@ def expert_half(
     bias: Float[Tensor, " host"],
     up: Float[Tensor, "host inner"] | None = None,
 ) -> Float[Tensor, "batch host"]:
-    """W_e e + b, with `up` W_e = up · weight. Of so few rows a CPU computes the transposed product faster."""
+    """W_e e + b, with `up` W_e = up · weight. Of so few rows a CPU computes the transposed product faster.
+
+    Raises UsageError for shapes, dtypes or devices that do not fit.
+    """
+    _check("expert_half", {"expert": expert, "weight": weight, "bias": bias, "up": up}, _HALF_AXES)
     factor, last = (expert.T, weight) if up is None else (weight @ expert.T, up)
     return torch.addmm(bias.unsqueeze(1), last, factor).T.contiguous()
 
@@ -88,22 +100,14 @@ def choice(hidden: Tensor, dtype: torch.dtype) -> Backend:
     return "cpu" if large and NUMBA and not torch.compiler.is_compiling() else "torch"
 
 
-def _check(hidden: Tensor, others: dict[str, Tensor | None]) -> None:
-    if hidden.ndim != 3:
-        raise UsageError(f"gated_fusion: hidden is {tuple(hidden.shape)}; expected 3 axes, batch, text and host")
-    weight, up = others["weight"], others["up"]
-    batch, host = len(hidden), hidden.shape[2]
-    inner = host if up is None or weight is None or weight.ndim != 2 else len(weight)
-    shapes = {"expert": (batch, host), "expert_half": (batch, host), "weight": (inner, host), "up": (host, inner)}
-    for name, tensor in others.items():
-        if tensor is None:
-            continue
-        if tensor.shape != shapes[name]:
-            raise UsageError(f"gated_fusion: {name} is {tuple(tensor.shape)}; the others ask for {shapes[name]}")
-        if tensor.device != hidden.device:
-            raise UsageError(f"gated_fusion: {name} is on {tensor.device}; hidden is on {hidden.device}")
-        if not tensor.is_floating_point():
-            raise UsageError(f"gated_fusion: {name} is {tensor.dtype}; expected floating-point numbers")
+_AXES, _HALF_AXES = axes_of(gated_fusion), axes_of(expert_half)
+
+
+def _check(function: str, tensors: dict[str, Tensor | None], axes: Axes) -> None:
+    check(function, tensors, axes)
+    weight = tensors["weight"]
+    if tensors["up"] is None and weight is not None and weight.shape[0] != weight.shape[1]:
+        raise UsageError(f"{function}: weight is {tuple(weight.shape)}; expected it square, or with `up`")
 
 
 def _kind(tensor: Tensor) -> str:

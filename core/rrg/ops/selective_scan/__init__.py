@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Literal, get_args, get_type_hints
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +11,7 @@ from torch import Tensor
 from rrg.errors import UsageError
 from rrg.ops.selective_scan import chunked, cpu, naive, op
 from rrg.ops.selective_scan.naive import Scan
+from rrg.ops.shapes import Axes, axes_of, check
 
 TRITON = find_spec("triton") is not None
 MAMBA_SSM = find_spec("selective_scan_cuda") is not None  # what mamba-ssm builds
@@ -137,45 +138,10 @@ def _four_orders(height: int, width: int, device: torch.device) -> Int[Tensor, "
     return torch.stack([by_row, by_column, by_row.flip(0), by_column.flip(0)])
 
 
-Axes = dict[str, list[tuple[int, str]]]
-
-
-def _axes(function: Callable[..., Tensor]) -> Axes:
-    """The axes of a function's tensors as its annotations name them: `4*channels` is (4, "channels"), `4` (4, "")."""
-    hints = {name: hint for name, hint in get_type_hints(function).items() if name in Scan._fields[:-1]}
-    named = {name: (get_args(hint) or (hint,))[0].dim_str.split() for name, hint in hints.items()}
-    return {name: [_axis(each) for each in axes] for name, axes in named.items()}
-
-
-def _axis(written: str) -> tuple[int, str]:
-    times, _, name = written.rpartition("*")
-    return (int(name), "") if name.isdigit() else (int(times or 1), name)
-
-
-_AXES, _AXES_2D = _axes(selective_scan), _axes(selective_scan_2d)
+_AXES, _AXES_2D = axes_of(selective_scan), axes_of(selective_scan_2d)
 
 
 def _check(function: str, backend: str, scan: Scan, axes: Axes) -> None:
-    """The first tensor that has an axis says its size."""
     if backend != "auto" and backend not in BACKENDS:
         raise UsageError(f"{function}: backend={backend!r}; expected auto or one of {', '.join(BACKENDS)}")
-    sizes, device = {"": 1}, scan.u.device
-    for name, own in axes.items():
-        tensor = getattr(scan, name)
-        if tensor is None:
-            continue
-        shape, expected = tuple(tensor.shape), []
-        for place, (times, axis) in enumerate(own):
-            if axis not in sizes:
-                if len(shape) != len(own) or 0 in shape[1:]:
-                    raise UsageError(
-                        f"{function}: {name} is {shape}; expected {len(own)} axes, none empty but the batch"
-                    )
-                sizes[axis] = shape[place]
-            expected.append(times * sizes[axis])
-        if shape != tuple(expected):
-            raise UsageError(f"{function}: {name} is {shape}; the others ask for {tuple(expected)}")
-        if not tensor.is_floating_point():
-            raise UsageError(f"{function}: {name} is {tensor.dtype}; expected floating-point numbers")
-        if tensor.device != device:
-            raise UsageError(f"{function}: {name} is on {tensor.device}; expected it on {device}, as u is")
+    check(function, scan._asdict(), axes)
