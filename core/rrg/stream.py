@@ -85,8 +85,8 @@ def workers_quiet() -> Iterator[None]:
     """
     global _parent
     before, _parent = _parent, os.getpid()
-    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    own = own and threading.current_thread() is threading.main_thread()
+    main = threading.current_thread() is threading.main_thread()
+    own = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if own:
         signal.signal(signal.SIGINT, _interrupt)
     try:

@@ -96,8 +96,8 @@ def choice(hidden: Tensor, dtype: torch.dtype) -> Backend:
     if hidden.device.type == "cuda":
         return "triton" if dtype in (torch.bfloat16, torch.float16) and TRITON else "torch"
     single = hidden.device.type == "cpu" and hidden.dtype == dtype == torch.float32
-    large = single and hidden.numel() >= LARGE
-    return "cpu" if large and NUMBA and not torch.compiler.is_compiling() else "torch"
+    worth = hidden.numel() >= LARGE and not torch.compiler.is_compiling()  # which makes one pass of it, too
+    return "cpu" if single and worth and NUMBA else "torch"
 
 
 _AXES, _HALF_AXES = axes_of(gated_fusion), axes_of(expert_half)
