@@ -96,7 +96,7 @@ def choice(hidden: Tensor, dtype: torch.dtype) -> Backend:
     if hidden.device.type == "cuda":
         return "triton" if dtype in (torch.bfloat16, torch.float16) and TRITON else "torch"
     single = hidden.device.type == "cpu" and hidden.dtype == dtype == torch.float32
-    worth = hidden.numel() >= LARGE and not torch.compiler.is_compiling()  # which makes one pass of it, too
+    worth = hidden.numel() >= LARGE and not torch.compiler.is_compiling()  # it fuses by itself
     return "cpu" if single and worth and NUMBA else "torch"
 
 

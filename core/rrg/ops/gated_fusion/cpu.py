@@ -30,7 +30,7 @@ GRAIN = 2**15  # numbers that are worth a thread
 def _forward(
     gate: Array, half: Array, hidden: Array, expert: Array, fused: Array, keep: bool, first: int, last: int
 ) -> None:
-    """Rows of text `first` to `last`: h', in place of the product, or the gate there and h' in fused."""
+    """LEAD's eq. 1 and 2 for rows of text `first` to `last`: h' in place of the product, or g there and h' in fused."""
     text = len(gate) // len(half)
     for row in range(first, last):
         b = row // text
