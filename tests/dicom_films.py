@@ -1,13 +1,15 @@
 """DICOM films that pydicom writes, for the tests that read them."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, RLELossless
 
 RAMP = np.linspace(0, 4095, 13 * 7).reshape(13, 7).astype(np.uint16)
 NAME, BIRTH, INSTITUTION = "Hollerith^Philomena", "19371224", "Sanatorium Abendrot"
@@ -54,6 +56,40 @@ def compressed(ds: Dataset, frame: bytes, **fields: Any) -> Dataset:
     for keyword, value in fields.items():
         setattr(ds, keyword, value)
     return ds
+
+
+def runs(values: np.ndarray, stored: int, **fields: Any) -> bytes:
+    """A frame of RLE."""
+    ds = film(values, stored, **fields)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.compress(RLELossless, generate_instance_uid=False)
+    return get_frame(ds.PixelData, 0, number_of_frames=1)
+
+
+def jpeg_2000(values: np.ndarray, bits: int | None = None) -> bytes:
+    """A frame of JPEG 2000, of so many bits; in colour, transformed from RGB."""
+    utils = pytest.importorskip("openjpeg.utils", reason="pylibjpeg-openjpeg writes the film")
+    return utils.encode_array(values, bits_stored=bits, photometric_interpretation=1 if values.ndim == 3 else 2)
+
+
+def by_gdcm(values: np.ndarray, kind: str, folder: Path) -> bytes:
+    """The film's file as GDCM compresses it."""
+    gdcm = pytest.importorskip("gdcm", reason="python-gdcm writes the film")
+    (folder / "plain.dcm").write_bytes(written(film(values, 8 if values.dtype == np.uint8 else 12)))
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(folder / "plain.dcm"))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, kind)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(folder / "coded.dcm"))
+    assert writer.Write()
+    return (folder / "coded.dcm").read_bytes()
 
 
 def written(ds: Dataset, syntax: UID = ExplicitVRLittleEndian) -> bytes:

@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     BasicTextSRStorage,
+    ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -54,6 +55,13 @@ WHOLE = {
 def erect(meaning: str = "Erect") -> Sequence:
     item = Dataset()
     item.CodeMeaning = meaning
+    return Sequence([item])
+
+
+def void_table() -> Sequence:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", None)
+    item.add_new("LUTData", "US", None)
     return Sequence([item])
 
 
@@ -162,12 +170,78 @@ def test_a_header_that_does_not_fit_its_pixels_is_refused(fields: dict[str, Any]
         read_film("a.dcm", content=written(film(**fields)))
 
 
-@pytest.mark.parametrize("keyword", ["Rows", "BitsStored", "PixelRepresentation", "SamplesPerPixel"])
-def test_a_field_that_is_missing_is_named(keyword: str) -> None:
-    ds = film()
-    delattr(ds, keyword)
-    with pytest.raises(DataError, match=rf"{keyword} is missing"):
+@pytest.mark.parametrize("void", [False, True])
+@pytest.mark.parametrize("keyword", ["Rows", "BitsAllocated", "PixelRepresentation"])
+def test_a_field_that_is_missing_or_void_is_named(keyword: str, void: bool) -> None:
+    ds = film(SOPClassUID=ComputedRadiographyImageStorage, **({keyword: None} if void else {}))
+    if not void:
+        delattr(ds, keyword)
+    with pytest.raises(DataError, match=rf"{keyword} {'has no value' if void else 'is missing'}"):
         read_film("a.dcm", content=written(ds))
+
+
+def test_black_and_white_are_not_guessed() -> None:
+    with pytest.raises(DataError, match="PhotometricInterpretation has no value, so that black and white cannot"):
+        read_film("a.dcm", content=written(film(PhotometricInterpretation=None)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"PhotometricInterpretation": None, "PresentationLUTShape": "IDENTITY"},
+        {"SamplesPerPixel": None},
+        {"BitsStored": None},
+        {"HighBit": None},
+        {"PixelRepresentation": None},  # of a DX film
+        {"PlanarConfiguration": None},
+        {"NumberOfFrames": None},
+        {"NumberOfFrames": 0},
+        {"PixelPaddingValue": None, "PixelPaddingRangeLimit": None},
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"RescaleSlope": None, "RescaleIntercept": 0},
+        {"RescaleSlope": 1, "RescaleIntercept": None},
+        {"RescaleIntercept": -5, "RescaleSlope": None, "WindowCenter": 2043},
+        {"RescaleSlope": 0.5, "RescaleIntercept": None, "WindowCenter": 1024.25, "WindowWidth": 2048.5},
+        {"VOILUTFunction": None},
+        {"PresentationLUTShape": None},
+        {"ModalityLUTSequence": Sequence(), "VOILUTSequence": None},
+        {"VOILUTSequence": Sequence([Dataset()])},
+        {"VOILUTSequence": void_table(), "ModalityLUTSequence": void_table()},
+        {"WindowCenter": None, "WindowWidth": None},
+        {"WindowCenter": 700, "WindowWidth": None},
+        {"WindowCenter": None, "WindowWidth": 900},
+        {"VOILUTSequence": Sequence(), "WindowCenter": None, "WindowWidth": None},
+    ],
+)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_void_field_says_nothing(fields: dict[str, Any], syntax: str) -> None:
+    """The film's grey is its full range, which the window is too where there is one."""
+    fields = {"WindowCenter": 2048, "WindowWidth": 4096} | fields
+    np.testing.assert_allclose(read_film("a.dcm", content=written(film(**fields), syntax)), RAMP / 4095, atol=1e-6)
+
+
+def test_a_slope_of_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match="RescaleSlope is 0, by which all pixels would be one value"):
+        read_film("a.dcm", content=written(film(RescaleSlope=0, RescaleIntercept=0)))
+
+
+@pytest.mark.parametrize("padding", [b"\0" * 2, b"\0" * 64, b"\0" * 14, b"\xff" * 1000, b" " * 200, b"left over!"])
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_padding_behind_the_pixels_is_dropped(padding: bytes, syntax: str) -> None:
+    values = RAMP.astype(">u2") if syntax == ExplicitVRBigEndian else RAMP
+    content = written(film(values, PixelData=values.tobytes() + padding), syntax)
+    np.testing.assert_allclose(read_film("a.dcm", content=content), RAMP / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_padding_behind_an_odd_number_of_bytes(order: str) -> None:
+    values = (RAMP // 16).astype(np.uint8)
+    padded = values.tobytes() + b"\0"
+    if order == ExplicitVRBigEndian:  # in words, whose bytes are swapped
+        padded = np.frombuffer(padded, "<u2").byteswap().tobytes()
+    ds = film(values, 8)
+    ds.add_new("PixelData", "OW", padded + b"\0" * 6)
+    np.testing.assert_allclose(read_film("a.dcm", content=written(ds, order)), values / 255, atol=1e-6)
 
 
 def test_floating_point_pixels_are_refused() -> None:

@@ -192,7 +192,7 @@ class Elements:
         if len(found):
             return int(found[0])
         if default is None:
-            raise self.wrong(f"{keyword} is missing")
+            raise self.wrong(f"{keyword} {'has no value' if keyword in self.values else 'is missing'}")
         return default
 
     def number(self, keyword: str) -> float | None:
