@@ -340,7 +340,10 @@ def test_a_worker_that_is_ended_from_outside(tmp_path: Path, monkeypatch: pytest
     check_whole(tmp_path / "d", 38)
 
 
-LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)); "
+# Nothing is compiled: Python would keep the first 5,000 bytes of a module's code, and fail on them ever after.
+LIMITED = (
+    "import resource, sys; sys.dont_write_bytecode = True; resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)); "
+)
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
