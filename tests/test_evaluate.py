@@ -174,7 +174,7 @@ def test_problems_of_a_predictions_file_are_listed_with_their_lines(tmp_path: Pa
     with pytest.raises(DataError, match="5 of its lines are not predictions") as error:
         read_predictions(path)
     starts = [
-        "line 2: id: Input",
+        "line 2: report: Field required",
         "line 3: not JSON",
         "line 4: not an object but list",
         "line 5: id a was already",

@@ -205,6 +205,18 @@ def test_the_command_needs_no_data(table: Path, capsys: pytest.CaptureFixture[st
     assert "1,000 resamples of reports, seed 0" in out
 
 
+def test_the_command_says_what_it_took_for_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "theirs.tsv").write_text(f"study_id\tprediction\tgt\n1\t{NORMAL}\t{NORMAL}\n22\t{EFFUSION}\t{NORMAL}\n")
+    command = ["evaluate", str(tmp_path / "theirs.tsv"), "--protocol", "raw"]
+    said = "in theirs.tsv, id = 'study_id', report = 'prediction', reference = 'gt'"
+    assert main(command) == 0
+    assert f"Note: {said}.\n" in capsys.readouterr().out
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["notes"][0] == said
+    assert [r["id"] for r in found["reports"]] == ["1", "22"]
+
+
 def test_the_command_reads_labels_and_annotations(
     table: Path, folder: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,7 +33,8 @@ def quoted(text: str) -> str:
 def test_a_csv_and_json_lines_of_the_same_records_read_alike(
     tmp_path: Path, content: dict[str, tuple[str, str]]
 ) -> None:
-    rows = {k: v for k, v in content.items() if "nan" not in (s.strip().lower() for s in (k, *v)) and "<na>" not in v}
+    void = {"nan", "<na>", "null", "none", "n/a"}
+    rows = {k: v for k, v in content.items() if not void & {s.strip().lower() for s in (k, *v)}}
     if not rows:
         return
     lines = [json.dumps({"id": i, "report": r, "reference": f, "more": 1}) for i, (r, f) in rows.items()]
@@ -56,12 +57,16 @@ def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> No
         ("a.jsonl", '{"id": "a", "report": " \\n"}', "line 1: report is empty (if the model wrote nothing, add --al"),
         ("a.csv", "id,report\na,nan\n", "line 2: report is nan, not text"),
         ("a.csv", "id,report\nNaN,x\n", "line 2: id is NaN, not text"),
-        ("a.csv", "id,report,reference\na,x,<NA>\n", "line 2: reference is <NA>, not text"),
+        ("a.jsonl", '{"id": "a", "report": " None"}', "line 1: report is None, not text"),
         ("a.jsonl", '{"id": "a", "report": NaN}', "line 1: report: Input should be a valid string"),
         ("a.jsonl", '{"id": "a", "report": 3}', "line 1: report: Input should be a valid string"),
-        ("a.jsonl", '{"id": "a", "report": ["x"]}', "line 1: report: Input should be a valid string"),
+        ("a.jsonl", '{"id": "a", "report": ["x", "y"]}', "line 1: report: Input should be a valid string"),
         ("a.jsonl", '{"id": "a", "report": "\\ud800"}', "line 1: report: Input should be a valid string"),
-        ("a.jsonl", '{"id": "a"}', "line 1: report: Field required"),
+        ("a.jsonl", '{"id": "a"}\n{"id": "b", "report": "x"}', "line 1: report: Field required"),
+        ("a.jsonl", '{"id": true, "report": "x"}', "line 1: id: Input should be a valid string"),
+        ("a.jsonl", '{"id": "b", "report": "x"}\n{"id": "a", "id": "c"}', "line 2: not JSON ('id' is given twice in"),
+        ("a.json", '[{"id": "a", "report": "x"},\n3]', "item 2: not an object but int"),
+        ("a.json", '{"a": {"report": "x"},\n"b": {"report": 3}}', "b: report: Input should be a valid string"),
         ("a.jsonl", b'{"id": "a", "report": "caf\xe9"}', "line 1: not UTF-8 (byte 0xe9); save the file as UTF-8"),
         ("a.csv", "id,report\na,x\n\na,y\n", "line 4: id a was already given on line 2"),
         ("a.csv", 'id,report\na,"x\ny"\nb\n', "line 4: 1 cells under 2 columns"),
@@ -80,8 +85,8 @@ def test_a_wrong_record_is_named_with_its_line(tmp_path: Path, name: str, conten
     [
         (
             "a.csv",
-            "study,text\na,x\n",
-            "no column id or report; found 'study', 'text', expected id, report and perhaps",
+            "patient,findings_label\na,x\n",
+            "no id or report among 'patient', 'findings_label'; expected id, report and perhaps reference",
         ),
         ("a.csv", "id,report,report\na,x,y\n", "columns given more than once: 'report'"),
         ("a.csv", "id,report\n", "holds no predictions"),
@@ -90,7 +95,11 @@ def test_a_wrong_record_is_named_with_its_line(tmp_path: Path, name: str, conten
         ("a.csv", b"id,report\na,x\nb,caf\xe9\n", r"not UTF-8 \(byte 0xe9 after line "),
         ("a.csv", "id,report\na,x\n".encode("utf-16"), "UTF-16, and predictions are read as UTF-8"),
         ("a.jsonl", '{"id": "a"}'.encode("utf-16"), "UTF-16, and predictions are read as UTF-8"),
-        ("a.json", '[{"id": "a",\n"report": "x"}]', "a JSON array, and predictions are read as JSON lines"),
+        ("a.json", '[{"id": "a",\n"report": "x"}', "a.json: not JSON: "),
+        ("a.json", '{"a": "x",\n"a": "y"}', "not JSON: 'a' is given twice in one object"),
+        ("a.jsonl", '{"id": "a", "report": "x", "report": "y"}', "not JSON: 'report' is given twice in one object"),
+        ("a.json", '{"train": [{"id": "a"}], "test": [{"id": "b"}]}', "holds the lists train, test; give a file"),
+        ("a.json", '{"id": ["a", "b"], "report": ["x"]}', r"columns whose rows differ \(id 2, report 1\)"),
         ("a.csv", "id,report\na," + "x" * (5 << 20), "line 2: longer than 4 MiB: not predictions"),
         ("a.csv", 'id,report\na,"' + "x\n" * (3 << 20), "line 2: longer than 4 MiB: not predictions"),
     ],
@@ -98,6 +107,98 @@ def test_a_wrong_record_is_named_with_its_line(tmp_path: Path, name: str, conten
 def test_a_wrong_file_is_refused_at_once(tmp_path: Path, name: str, content: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_predictions(write(tmp_path / name, content))
+
+
+def made_by_others(path: Path, content: str) -> tuple[list[tuple[str, str, str]], list[str]]:
+    notes: list[str] = []
+    found = read_predictions(write(path, content), notes=notes)
+    return [(p.id, p.report, p.reference) for p in found], notes
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("study_id,report,reference", "id = 'study_id', report = 'report', reference = 'reference'"),
+        ("StudyID,Generated Report,Ground Truth", "id = 'StudyID', report = 'Generated Report', reference = 'Ground"),
+        ("image_id,prediction,gt", "id = 'image_id', report = 'prediction', reference = 'gt'"),
+        ("uid,hypothesis,target_text", "id = 'uid', report = 'hypothesis', reference = 'target_text'"),
+        ("dicom_id,pred_report,gtReport", "id = 'dicom_id', report = 'pred_report', reference = 'gtReport'"),
+        ("case,model_output,radiologist_findings", "id = 'case', report = 'model_output', reference = 'radiologist_f"),
+        ("id,generated,findings", "id = 'id', report = 'generated', reference = 'findings'"),
+        ("filename,generated_findings,reference_findings", "id = 'filename', report = 'generated_findings', refer"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
+def test_names_that_say_one_thing_are_read_and_said(tmp_path: Path, header: str, said: str, separator: str) -> None:
+    table = f"subject_id,{header},model\n7,1,a b.,c d.,v2\n7,23,e.,f.,v2\n".replace(",", separator)
+    for name in ("mine.csv", "mine.tsv", "mine.txt"):
+        found, (note,) = made_by_others(tmp_path / name, table)
+        assert found == [("1", "a b.", "c d."), ("23", "e.", "f.")]
+        assert note.startswith(f"in {name}, {said}")
+
+
+def test_plain_names_need_no_word(tmp_path: Path) -> None:
+    assert made_by_others(tmp_path / "a.csv", "id,report\na,x\n") == ([("a", "x", "")], [])
+
+
+DOCUMENTS = {
+    "array": '[{"study_id": 5, "pred": "x", "gt": "y"}, {"study_id": 7.0, "pred": "z", "gt": null}]',
+    "wrapped": '{"model": "v2", "outputs": [{"id": 5, "pred": "x", "gt": ["y"]}, {"id": 7, "pred": "z"}]}',
+    "by id": '{"5": {"model_prediction": "x", "section_findings": "y", "split": ""}, "7": {"model_prediction": "z"}}',
+    "counted": '{"0": {"uid": 5, "pred": "x", "gt": "y"}, "1": {"uid": 7, "pred": "z", "gt": "nan"}}',
+    "columns": '{"study_id": [5, 7], "generated": ["x", "z"], "truth": ["y", null], "time": 3.5}',
+    "columns by row": '{"uid": {"0": 5, "1": 7}, "pred": {"0": "x", "1": "z"}, "ref": {"0": "y", "1": null}}',
+    "captions": '{"res": {"5": ["x"], "7": ["z"]}, "gts": {"5": ["y"], "7": [""]}}',
+}
+
+
+@pytest.mark.parametrize("form", DOCUMENTS)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_documents_read_alike(tmp_path: Path, form: str, indent: int | None) -> None:
+    content = json.dumps(json.loads(DOCUMENTS[form]), indent=indent)
+    assert made_by_others(tmp_path / "a.json", content)[0] == [("5", "x", "y"), ("7", "z", "")]
+
+
+def test_a_text_by_id_is_a_report(tmp_path: Path) -> None:
+    found, notes = made_by_others(tmp_path / "a.json", '{"s1": ["x"], "s2": "y"}')
+    assert found == [("s1", "x", ""), ("s2", "y", "")]
+    assert notes == ["in a.json, id = its key, report = 'report', reference = none"]
+
+
+def test_two_sections_are_joined_where_both_are_scored(tmp_path: Path) -> None:
+    content = '{"9": {"model_prediction": "x", "findings": "a", "impression": "b"}}'
+    (found,) = read_predictions(write(tmp_path / "a.json", content), section="findings+impression")
+    assert (found.report, found.reference) == ("x", "a b")
+    (found,) = read_predictions(tmp_path / "a.json", section="impression")
+    assert found.reference == "b"
+
+
+def test_ids_of_a_column_with_gaps_are_whole_numbers(tmp_path: Path) -> None:
+    found, _ = made_by_others(tmp_path / "a.csv", "study_id,report\n5.0,x\n71.00,y\n")
+    assert found == [("5", "x", ""), ("71", "y", "")]
+    assert made_by_others(tmp_path / "b.csv", "id,report\n5.0,x\na,y\n")[0][0] == ("5.0", "x", "")
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("id,report,prediction", "'prediction' or 'report' could be the generated report; name the one that is"),
+        ("id,hyp,candidate", "'hyp' or 'candidate' could be the generated report"),
+        ("id,report,gt,reference", "'gt' or 'reference' could be the reference; name the one that is 'reference'"),
+        ("study_id,uid,report", "'study_id' or 'uid' could be the id; name the one that is 'id', and leave"),
+        ("id,text,caption", "'text' or 'caption' could be the generated report"),
+        ("Report,report,id", "'Report' or 'report' could be the generated report"),
+    ],
+)
+def test_names_that_could_be_two_things_are_refused(tmp_path: Path, header: str, message: str) -> None:
+    cells = ",".join("abcd"[: header.count(",") + 1])
+    with pytest.raises(DataError, match=message):
+        read_predictions(write(tmp_path / "a.csv", f"{header}\n{cells}\n"))
+
+
+def test_a_field_that_holds_no_text_is_no_candidate(tmp_path: Path) -> None:
+    content = '{"id": "a", "report": "x", "predicted": [0.1, 0.9], "truth": [0, 1], "reference": "y"}'
+    assert made_by_others(tmp_path / "a.jsonl", content) == ([("a", "x", "y")], [])
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
@@ -145,6 +246,20 @@ def test_other_spellings_and_json_lines_mean_the_same(tmp_path: Path) -> None:
     assert not found.covers(["3", "5"])
 
 
+def test_labels_in_other_forms_are_the_same(tmp_path: Path) -> None:
+    names = [name for name in OBSERVATIONS if name != "Edema"]
+    table = "\t".join(["Dicom_ID", "Edema", *names]) + "\n7\t1" + "\t" * 13 + "\n21\t-1" + "\t" * 13 + "\n"
+    by_id = {"7": {"Edema": 1, **dict.fromkeys(names)}, "21": {"labels": {"Edema": -1}}}
+    columns = {"uid": [7, 21.0], "Edema": [1, -1], **{name: [None, None] for name in names}}
+    write(tmp_path / "a.tsv", table)
+    write(tmp_path / "b.json", json.dumps(by_id))
+    write(tmp_path / "c.json", json.dumps(columns, indent=1))
+    for name in ("a.tsv", "b.json", "c.json"):
+        found = read_labels(tmp_path / name)
+        assert found.rows(["21", "7"])[:, OBSERVATIONS.index("Edema")].tolist() == [-1, 1]
+        assert np.isnan(found.rows(["7"])).sum() == 13
+
+
 def _header(change: Callable[[list[str]], list[str]], row: str = "s1" + ",1" * 14) -> str:
     return f"{','.join(change(['id', *OBSERVATIONS]))}\n{row}\n"
 
@@ -155,7 +270,7 @@ def _header(change: Callable[[list[str]], list[str]], row: str = "s1" + ",1" * 1
         (_header(lambda h: [*h, "Nodule"], "s1" + "," * 15), "line 2: unknown columns 'Nodule'; expected an id"),
         (_header(lambda h: [*h[:-1], "Normal"]), "unknown columns 'Normal'"),
         (_header(lambda h: h[:-1], "s1" + "," * 13), "no column for No Finding; labels need all 14"),
-        (_header(lambda h: ["report", *h[1:]]), "no id; labels are matched by a column id or study_id or uid"),
+        (_header(lambda h: ["report", *h[1:]]), "no id; labels are matched by id, study_id, uid or a name"),
         (_header(lambda h: h[1:], ",".join("1" * 14)), "no id"),
         (
             _header(lambda h: h, "s1,2" + "," * 13),

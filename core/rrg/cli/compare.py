@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from rrg.cli._options import add_json
@@ -54,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{seen[path]} and {name} are the same file; name different runs")
         seen[path] = name
     data, split = args.data or _agreed("data", paths), args.split or _agreed("split", paths) or "test"
-    systems = {name: read_predictions(path) for name, path in paths.items()}
+    said: list[str] = []
+    systems = {name: read_predictions(path, notes=said) for name, path in paths.items()}
     if data is None:
         raise UsageError("no run.json beside them says which data these predictions are of; add --data DIR")
     found = compare(
@@ -66,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         permutations=args.permutations,
     )
+    found = replace(found, notes=[*said, *found.notes])
     print(found.to_json() if args.json else found.table())
     return 0
 

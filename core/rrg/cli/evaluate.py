@@ -1,6 +1,7 @@
 """`rrg evaluate`: score generated reports, of a run or of anyone, and print them beside null baselines."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "predictions",
         metavar="RUN_OR_FILE",
-        help="a run folder; or JSON lines or a CSV with id, report and perhaps reference",
+        help="a run folder; or a table or JSON with id, report and perhaps reference, by these names or others that "
+        "say the same, such as study_id, prediction, ground_truth",
     )
     parser.add_argument(
         "--data", metavar="DIR", help="data folder of the studies (default: what run.json says, or FILE's references)"
@@ -82,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
     path = given / FILE if given.is_dir() else given
     run = made_from(path.parent)
     data, split = args.data or run.get("data"), args.split or run.get("split", "test")
-    predictions = read_predictions(path, allow_empty=given.is_dir() or args.allow_empty)
+    said: list[str] = []
+    predictions = read_predictions(path, given.is_dir() or args.allow_empty, args.section, said)
     scores = evaluate(
         predictions,
         open_folder(data) if data else None,
@@ -96,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         radgraph=(read_annotations(args.radgraph[0]), read_annotations(args.radgraph[1])) if args.radgraph else None,
         seed=args.seed,
     )
+    scores = replace(scores, notes=[*said, *scores.notes])
     output = args.output or path.with_name("metrics.json" if path.name == FILE else f"{path.stem}.metrics.json")
     write_scores(scores, output)
     print(scores.to_json() if args.json else f"{scores.table()}\n\nWritten to {output}")

@@ -1,9 +1,10 @@
-"""Records of a CSV or JSON-lines file that someone else wrote: each with its line, and what is wrong said plainly."""
+"""Records of a table or JSON-lines file that someone else wrote: each with its line, and what is wrong said plainly."""
 
 import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,13 +17,18 @@ from rrg.files import check_input
 
 MAX_LINE_BYTES = 4 << 20
 MAX_PROBLEMS = 20
+TABLES = (".csv", ".tsv", ".tab")
+_SEPARATORS = ",\t;|"
 _TOO_LONG = f"longer than {MAX_LINE_BYTES >> 20} MiB"
 Record = tuple[int, dict[str, Any] | str]
 """A line's number, and what it holds or what is wrong with it."""
 
 
 def records(path: Path | Member, what: str, hint: str = "", columns: Sequence[str] = ()) -> Iterator[Record]:
-    """The records of `path`: a CSV by its suffix, else JSON lines, either gzipped; white-space lines are passed over.
+    """The records of `path`, a table or JSON lines, either gzipped; white-space lines are passed over.
+
+    Which one it is, its suffix says (.csv, .tsv, .tab; .json, .jsonl, .ndjson), else how it begins. A table's cells are
+    separated by what its header has most of: comma, tab, semicolon or bar.
 
     A member of an archive is held in memory as it is (at most 256 MiB); of a file, a record at a time.
 
@@ -44,15 +50,36 @@ def records(path: Path | Member, what: str, hint: str = "", columns: Sequence[st
 
     try:
         with opened() as file:
-            if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-                raise DataError(f"{path}: UTF-16, and {what} are read as UTF-8; save it as UTF-8")
-        is_csv = name.removesuffix(".gz").endswith(".csv")
+            head = file.read(64)
+        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise DataError(f"{path}: UTF-16, and {what} are read as UTF-8; save it as UTF-8")
         with opened() as file:
-            yield from _csv(file, path, what, columns) if is_csv else _json_lines(file, path, what)
+            yield from _csv(file, path, what, columns) if _is_table(name, head) else _json_lines(file, path, what)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file{hint}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+class GivenTwice(ValueError):
+    """An object of JSON has a key twice."""
+
+
+def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """For json.loads, which would take the last of two. Raises GivenTwice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise GivenTwice(f"{max(keys, key=keys.count)!r} is given twice in one object")
+    return found
+
+
+def _is_table(name: str, head: bytes) -> bool:
+    """Whether a file of that name that begins so is a table, not JSON."""
+    name = name.lower().removesuffix(".gz")
+    if name.endswith((*TABLES, ".json", ".jsonl", ".ndjson")):
+        return name.endswith(TABLES)
+    return not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"["))
 
 
 def refuse(path: Path, problems: list[str], what: str) -> None:
@@ -74,7 +101,7 @@ def _json_lines(file: IO[bytes], path: Path | Member, what: str) -> Iterator[Rec
         if number == 1 and line.lstrip().startswith(b"["):
             raise DataError(f"{path}: a JSON array, and {what} are read as JSON lines: one object a line")
         try:
-            record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=unique)
         except UnicodeDecodeError as error:
             yield number, f"not UTF-8 (byte {line[error.start]:#04x}); save the file as UTF-8"
         except (ValueError, RecursionError) as error:
@@ -100,13 +127,20 @@ class _Lines:
             yield line
 
 
+def _separator(header: str) -> str:
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(_SEPARATORS, key=bare.count)  # the first of equals: a comma
+
+
 def _csv(binary: IO[bytes], path: Path | Member, what: str, columns: Sequence[str]) -> Iterator[Record]:
     before = csv.field_size_limit(MAX_LINE_BYTES)
     line = 0
     try:
         with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
+            separator = _separator(file.readline(MAX_LINE_BYTES))
+            file.seek(0)
             lines = _Lines(file)
-            rows = csv.reader(lines, strict=True)
+            rows = csv.reader(lines, strict=True, delimiter=separator)
             header = [name.strip() for name in next(rows, [])]
             if twice := sorted({name for name in header if header.count(name) > 1}):
                 raise DataError(f"{path}: columns given more than once: {', '.join(map(repr, twice))}")

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from rrg.data.tables import records, refuse
+from rrg.data.documents import rows
+from rrg.data.tables import refuse
 from rrg.errors import DataError
+from rrg.evaluate.fields import is_id, take_id
 from rrg.observations import OBSERVATIONS
 
-ID_COLUMNS = ("id", "study_id", "uid")
 IGNORED = ("subject_id", "patient", "split", "report", "reports", "report impression", "reference")
 SHOWN = 5
 _BLANK = ("", "nan", "<na>", "none", "null")
@@ -52,7 +53,7 @@ class LabelFile:
 
 
 def read_labels(path: Path) -> LabelFile:
-    """Read a CSV, or JSON lines of flat objects or of `{"id": …, "labels": {…}}`.
+    """Read a table, or JSON of flat objects or of `{"id": …, "labels": {…}}`, in lines, an array or an object by id.
 
     Values: 1 present, 0 absent, -1 uncertain, blank not mentioned. In JSON lines a name left out of a record is not
     mentioned there.
@@ -62,24 +63,24 @@ def read_labels(path: Path) -> LabelFile:
     labels: dict[str, np.ndarray] = {}
     problems: list[str] = []
     seen: set[int] = set()
-    for number, record in records(path, "labels"):
+    for where, record in rows(path, "labels", lambda name: is_id(name) or _spelt(name) in _PLACE):
         if isinstance(record, str):
-            problems.append(f"line {number}: {record}")
+            problems.append(f"{where}: {record}")
             continue
-        cells, key, unknown = _sorted_out(record)
+        cells, key, unknown = _sorted_out(path, record)
         if unknown or key is None:
-            _wrong_columns(path, number, unknown, key)
+            _wrong_columns(path, where, unknown, key)
         row = np.full(len(OBSERVATIONS), np.nan, np.float32)
         for place, (name, value) in cells.items():
             try:
                 row[place] = _label(value)
             except ValueError:
-                problems.append(f"line {number}: {name} is {value!r}, not 1, 0, -1 or blank{_ids_hint(value)}")
-        study = str(key).strip()
+                problems.append(f"{where}: {name} is {value!r}, not 1, 0, -1 or blank{_ids_hint(value)}")
+        study = str(int(key) if isinstance(key, float) and key.is_integer() else key).strip()
         if not study or study.lower() == "nan":
-            problems.append(f"line {number}: the id is {study or 'empty'}")
+            problems.append(f"{where}: the id is {study or 'empty'}")
         elif study in labels:
-            problems.append(f"line {number}: id {study} was already given")
+            problems.append(f"{where}: id {study} was already given")
         labels[study] = row
         seen |= cells.keys()
     refuse(path, problems, "labels")
@@ -90,31 +91,32 @@ def read_labels(path: Path) -> LabelFile:
     return LabelFile(path, labels)
 
 
-def _sorted_out(record: dict[str, Any]) -> tuple[dict[int, tuple[str, Any]], Any, list[str]]:
+def _sorted_out(path: Path, record: dict[str, Any]) -> tuple[dict[int, tuple[str, Any]], Any, list[str]]:
     """Cells by observation, the id, and the names that are neither."""
     nested = record.get("labels")
     if isinstance(nested, dict):
-        record = {**{k: v for k, v in record.items() if k in ID_COLUMNS}, **nested}
-    cells, names, unknown = {}, {}, []
+        record = {**{k: v for k, v in record.items() if is_id(k)}, **nested}
+    cells, unknown = {}, []
     for column, value in record.items():
-        name = re.sub(r"[\s_]+", " ", column.strip()).lower()
-        if name in _PLACE:
+        if (name := _spelt(column)) in _PLACE:
             cells[_PLACE[name]] = (column, value)
-        elif column.strip().lower() in ID_COLUMNS:
-            names[column.strip().lower()] = value
-        elif name not in [ignored.replace("_", " ") for ignored in IGNORED]:
+        elif not is_id(column) and name not in [ignored.replace("_", " ") for ignored in IGNORED]:
             unknown.append(column)
-    return cells, next((names[c] for c in ID_COLUMNS if c in names), None), unknown
+    return cells, record.get(take_id(path, record)), unknown
 
 
-def _wrong_columns(path: Path, number: int, unknown: list[str], key: Any) -> None:
+def _spelt(column: str) -> str:
+    return re.sub(r"[\s_]+", " ", column.strip()).lower()
+
+
+def _wrong_columns(path: Path, where: str, unknown: list[str], key: Any) -> None:
     if unknown:
         raise DataError(
-            f"{path}: line {number}: unknown columns {', '.join(map(repr, unknown[:SHOWN]))}; expected an id "
-            f"({', '.join(ID_COLUMNS)}) and the 14 observations by name: {', '.join(OBSERVATIONS)}"
+            f"{path}: {where}: unknown columns {', '.join(map(repr, unknown[:SHOWN]))}; expected an id, such as "
+            f"study_id, and the 14 observations by name: {', '.join(OBSERVATIONS)}"
         )
     assert key is None
-    raise DataError(f"{path}: line {number}: no id; labels are matched by a column {' or '.join(ID_COLUMNS)}")
+    raise DataError(f"{path}: {where}: no id; labels are matched by id, study_id, uid or a name that says the same")
 
 
 def _label(value: Any) -> float:
