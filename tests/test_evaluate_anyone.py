@@ -16,6 +16,7 @@ from rrg.evaluate import Exemplar, Prediction, evaluate, evaluation
 from rrg.evaluate.clinical import PRESETS
 from rrg.evaluate.label_files import LabelFile
 from rrg.evaluate.radgraph import Annotation
+from rrg.evaluate.repetition import repeats
 from rrg.observations import OBSERVATIONS
 
 EDEMA = OBSERVATIONS.index("Edema")
@@ -163,6 +164,52 @@ def test_an_empty_report_scores_nothing(folder: StudyFolder) -> None:
     assert (scores.rows["model"].bleu_1, scores.rows["model"].rouge_l) == (pytest.approx(0, abs=1e-9), 0)
     assert scores.reports[0].hypothesis == ""
     assert scores.reports[0].labels == {}
+
+
+STUTTERS = {
+    "Clear lungs. No free air. No free air.": ["no free air"],
+    "Clear lungs .\nno free air\n- No free air": ["no free air"],
+    "Heart is large views views views. No effusion.": ["views"],
+    "No edema, no mass, no edema, no mass, no edema, no mass.": ["no edema no mass"],
+    "A 3.5 cm mass. 1. Clear. 2. Edema. Effusion of 3.5 cm.": [],
+    "No effusion is seen. No edema is seen. No, no mass.": [],
+}
+
+
+@pytest.mark.parametrize("report", STUTTERS)
+def test_what_a_report_says_again_is_found(report: str) -> None:
+    assert repeats(report) == STUTTERS[report]
+
+
+def test_a_sentence_said_eight_times_is_visible(folder: StudyFolder) -> None:
+    """F1 does not see it: a finding counts once."""
+    once = evaluate(copies(folder), folder)
+    predictions = copies(folder)
+    predictions[-1] = predictions[-1].model_copy(update={"report": EFFUSION + " The heart is enlarged." * 7})
+    scores = evaluate(predictions, folder)
+    assert scores.rows["model"].clinical == once.rows["model"].clinical
+    assert (once.repetition.reports, once.repetition.sentences, scores.reference_repetition.reports) == (0, 0, 0)
+    assert (scores.repetition.reports, scores.repetition.sentences) == (1, 8 / 20)
+    line = "Said more than once within a report: 40.0% of sentences, in 1 of 5 reports (references: 0.0%, 0)."
+    assert line in scores.table()
+    assert [r["repeats"] for r in json.loads(scores.to_json())["reports"]] == [[]] * 4 + [["the heart is enlarged"]]
+
+
+def test_cider_without_weights_is_none_and_said(folder: StudyFolder) -> None:
+    """All but one of its references alike, then one abnormal reference."""
+    alone = evaluate([p for p in copies(folder) if p.id != "s13"], folder)
+    assert alone.rows["model"].cider is not None
+    assert alone.abnormal.rows["model"].cider is None
+    assert alone.notes.count(
+        "CIDEr not computed: it weighs words by how few references have them, and there is one abnormal reference"
+    ) == 1  # fmt: skip
+    normal = evaluate(copies(folder)[:3], folder)
+    assert normal.rows["best constant"].cider is None
+    assert "cider" not in normal.rows["model"].intervals
+    assert any(note.endswith("and all references are alike") for note in normal.notes)
+    assert {report.cider for report in normal.reports} == {None}
+    row = next(line for line in normal.table().splitlines() if line.startswith("model "))
+    assert row.split()[5:8] == ["—", "1.000", "—"]
 
 
 def test_the_most_frequent_report_is_shown_short(folder: StudyFolder) -> None:

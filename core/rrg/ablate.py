@@ -166,9 +166,9 @@ def summary(table: Table, scores: Mapping[tuple[str, int], "Scores"], steps: int
     }
 
 
-def _figures(scores: "Scores", row: str) -> dict[str, float]:
+def _figures(scores: "Scores", row: str) -> dict[str, float | None]:
     found = scores.rows[row]
-    figures = {name: getattr(found, key) for name, key in SHOWN.items()}
+    figures: dict[str, float | None] = {name: getattr(found, key) for name, key in SHOWN.items()}
     figures = {"macro-F1": found.clinical.macro.f1, **figures}
     return figures | ({"distinct": scores.distinct} if row == "model" else {})
 
@@ -201,12 +201,19 @@ def markdown(found: Mapping[str, Any]) -> str:
         cells = [_cell(column, [figures[column] for figures in content["seeds"].values()]) for column in columns]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     for name, figures in found["baselines"].items():
-        lines.append(f"| *{name}* | {' | '.join(f'{figures[c]:.3f}' if c in figures else '' for c in columns)} |")
+        lines.append(f"| *{name}* | {' | '.join(_number(figures[c]) if c in figures else '' for c in columns)} |")
     return "\n".join(lines)
 
 
-def _cell(column: str, values: Sequence[float]) -> str:
-    mean, half = interval(values)
+def _number(value: float | None) -> str:
+    return "—" if value is None else f"{value:.3f}"
+
+
+def _cell(column: str, values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "—"
+    mean, half = interval(known)
     form = "{:.0f}" if column == "distinct" else "{:.3f}"
     return form.format(mean) + ("" if math.isnan(half) else f" ± {form.format(half)}")
 

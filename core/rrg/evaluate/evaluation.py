@@ -12,11 +12,12 @@ from rrg.errors import DataError, UsageError
 from rrg.evaluate.baselines import CONSTANT, Source, baselines
 from rrg.evaluate.clinical import AVERAGE, PRESETS, UNCERTAIN_POLICY, clinical, positives, preset_scores
 from rrg.evaluate.label_files import LabelFile
-from rrg.evaluate.language import language_statistics
+from rrg.evaluate.language import cider_weighs, language_statistics
 from rrg.evaluate.meteor import MeteorUnavailable, meteor_statistics
 from rrg.evaluate.predictions import Prediction
 from rrg.evaluate.protocol import SECTIONS, Protocol, protocol_for, section_of
 from rrg.evaluate.radgraph import Annotation, Overlap, mean, radgraph_scores
+from rrg.evaluate.repetition import Repetition
 from rrg.evaluate.reports import scored_reports
 from rrg.evaluate.scores import COLUMNS, MODEL, RadGraph, Repeated, Row, Scores, Subset
 from rrg.evaluate.statistics import check_seed, clinical_statistics, intervals, join
@@ -127,13 +128,15 @@ def evaluate(
         radgraph=_radgraph(overlaps, abnormal),
         distinct=len(set(hypotheses)),
         repeated=Repeated.of(hypotheses),
+        repetition=Repetition.of([p.report for p in predictions]),
+        reference_repetition=Repetition.of(cases.references),
         verbatim=sum(text in in_train for text in hypotheses) / len(hypotheses) if folder else None,
         constant=candidates[CONSTANT].hypotheses[0] if folder else None,
         constant_val_bleu_4=val_bleu,
         seed=seed,
         notes=notes,
         reports=scored_reports(
-            cases.ids, cases.patients, hypotheses, references, candidates[MODEL].labels, truth, overlaps
+            predictions, cases.patients, hypotheses, references, candidates[MODEL].labels, truth, overlaps
         ),
     )
 
@@ -267,6 +270,11 @@ def _rows(
     rows: list[dict[str, Row]] = []
     for k, subset in enumerate(subsets):
         clusters = None if patients is None else [patients[i] for i in subset]
+        weighs = cider_weighs([references[i] for i in subset])
+        if not weighs:
+            kind = "abnormal reference" if k else "reference"
+            why = f"there is one {kind}" if len(subset) == 1 else f"all {kind}s are alike"
+            notes.append(f"CIDEr not computed: it weighs words by how few references have them, and {why}")
         rows.append({})
         for name, candidate in candidates.items():
             found, given = candidate.labels[subset], truth[subset]
@@ -275,9 +283,13 @@ def _rows(
             statistics = join(parts)
             bounds = intervals(statistics, clusters, seed)
             bounds.pop("f1_example", None)  # a figure of presets alone
+            if not weighs:
+                bounds.pop("cider", None)
             scores = {key: value for key, value in statistics.scores().items() if key in COLUMNS.values()}
+            cider = scores.pop("cider")
             rows[k][name] = Row(
                 meteor=scores.pop("meteor", None),
+                cider=cider if weighs else None,
                 **scores,
                 clinical=clinical(positives(found), positives(given)),
                 presets=preset_scores(found, given),

@@ -82,7 +82,7 @@ def take(path: Path, names: Collection[str], section: str, holds_text: Callable[
         report = _one(path, "the generated report", _whole(roles["plain"], section), holds_text)
     lacking = [role for role, found in (("id", own_id), ("report", report)) if not found]
     if lacking:
-        shown = ", ".join(map(repr, list(names)[:20]))
+        shown = ", ".join(map(repr, list(names)[:20])) or "no fields"
         raise DataError(
             f"{path}: no {' or '.join(lacking)} among {shown}; expected id, report and perhaps reference, or names "
             "that say the same, such as study_id, prediction, ground_truth"

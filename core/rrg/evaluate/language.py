@@ -55,6 +55,17 @@ def language_statistics(hypotheses: Sequence[str], references: Sequence[str]) ->
     return Statistics(np.stack(columns, axis=1).astype(float), _score)
 
 
+def cider_weighs(references: Sequence[str]) -> bool:
+    """Whether CIDEr has weights: they are all 0 where every reference has the same n-grams, as where there is one."""
+    first = _kinds(references[0])
+    return any(_kinds(text) != first for text in references[1:])
+
+
+def _kinds(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return {tuple(words[i : i + n]) for n in range(1, ORDER + 1) for i in range(len(words) - n + 1)}
+
+
 def _score(sums: np.ndarray) -> ByMetric:
     """From sums of the columns of `language_statistics`."""
     reference, rouge, cider, reports = np.moveaxis(sums[..., 2 * ORDER :], -1, 0)

@@ -13,6 +13,7 @@ from rrg.data.study import describe
 from rrg.errors import DataError
 from rrg.evaluate.clinical import PRESETS, Agreement, Clinical
 from rrg.evaluate.radgraph import Overlap
+from rrg.evaluate.repetition import Repetition
 from rrg.evaluate.reports import ScoredReport
 from rrg.evaluate.statistics import RESAMPLES
 from rrg.files import write_output
@@ -37,7 +38,9 @@ BOUNDS = ("  95 % from", "  to")
 
 @dataclass(frozen=True)
 class Row:
-    """One source of reports: language metrics (`meteor` is None where it was not computed) and clinical efficacy.
+    """One source of reports: language metrics and clinical efficacy.
+
+    `meteor` is None where it was not computed, `cider` where all references are alike, which leaves it without weights.
 
     `presets` holds every clinical preset's figures, by the preset's name and `average-observations|uncertain->value`.
     `intervals` are 95 % bootstrap intervals of the language metrics and of f1_macro and f1_micro (uncertain as 0), with
@@ -52,7 +55,7 @@ class Row:
     bleu_4: float
     meteor: float | None
     rouge_l: float
-    cider: float
+    cider: float | None
     clinical: Clinical
     presets: dict[str, dict[str, Agreement]]
     intervals: dict[str, tuple[float, float]]
@@ -92,7 +95,8 @@ class Scores:
     """An evaluation: `rows` holds "model" and its null baselines by name, all on the same `n` studies.
 
     `presets` says for each clinical preset what the labels are by, here and in its paper. `distinct` counts different
-    generated reports; `verbatim` is the share found word for word among the training reports (both as the protocol
+    generated reports; `repetition` is what they say more than once within themselves, `reference_repetition` what their
+    references do; `verbatim` is the share found word for word among the training reports (both as the protocol
     writes them). `constant` is the best constant's text, as scored. What needs a training split is None without one.
     `reports` has each report's own scores and labels.
     """
@@ -115,6 +119,8 @@ class Scores:
     radgraph: RadGraph | None
     distinct: int
     repeated: Repeated
+    repetition: Repetition
+    reference_repetition: Repetition
     verbatim: float | None
     constant: str | None
     constant_val_bleu_4: float | None
@@ -163,6 +169,9 @@ class Scores:
         text = text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]}…"
         return [
             f"Distinct reports: {self.distinct} of {self.n}.{found}",
+            f"Said more than once within a report: {self.repetition.sentences:.1%} of sentences, in "
+            f"{self.repetition.reports} of {self.n} reports (references: {self.reference_repetition.sentences:.1%}, "
+            f"{self.reference_repetition.reports}).",
             f"Most frequent report: {self.repeated.count} times: {text}",
         ]
 
@@ -181,7 +190,7 @@ def _rows(rows: dict[str, Row]) -> list[str]:
     return lines
 
 
-def _cells(title: str, width: int, values: Sequence[float | None], blank: str = "-") -> str:
+def _cells(title: str, width: int, values: Sequence[float | None], blank: str = "—") -> str:
     return f"{title:<{width}}" + "".join(f"{blank if v is None else format(v, '.3f'):>9}" for v in values).rstrip()
 
 

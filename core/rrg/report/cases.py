@@ -107,7 +107,7 @@ def cases_of(
         says, has = ({name: labels.get(name) == 1 for name in OBSERVATIONS} for labels in (made, there))
         called_normal = says.pop(NO_FINDING) and not has.pop(NO_FINDING)
         findings = {name: status for name in says if (status := _status(says[name], has[name]))}
-        scores = {key: getattr(known, key) for key in OWN} if known else {}
+        scores = {key: value for key in OWN if (value := getattr(known, key, None)) is not None}
         cases.append(Case(prediction, study, findings, called_normal, _overlap(prediction.report, text), scores))
     return sorted(cases, key=lambda case: case.order)
 

@@ -47,6 +47,14 @@ def _health(metrics: Metrics) -> str:
         (f"{found.distinct:,}", "distinct reports"),
         (f"{found.repeated.count:,}", "times the most frequent report"),
     ]
+    again, theirs = found.repetition, found.reference_repetition
+    figures += [
+        (
+            f"{again.sentences:.1%}",
+            f"of sentences are said again within a report ({theirs.sentences:.1%} of references')",
+        ),
+        (f"{again.reports:,}", f"reports repeat themselves ({theirs.reports:,} references do)"),
+    ]
     if found.verbatim is not None:
         figures.append((f"{found.verbatim:.1%}", "word for word in train"))
     above, count = _above_nulls(metrics)
