@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pytest
 from PIL import Image
 
 from data_sources import film, item, r2gen, refused, run_import
+from rrg.data.importing import Import
 from rrg.data.iu_xray import FORMS, detect
-from rrg.data.study import StudyFolder
+from rrg.data.study import SPLITS, StudyFolder
 from rrg.errors import DataError, UsageError
 
 IU_XRAY = Path(os.environ.get("RRG_IU_XRAY", Path(__file__).parents[2] / "shared/data/iu_xray"))
@@ -181,7 +183,10 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
         ('{"train": [', "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "expected an object with the lists train, val, test"),
-        ('{"train": [], "val": []}', "expected an object with the lists train, val, test"),
+        ('{"info": "x", "licences": []}', "expected an object with the lists train, val, test"),
+        ('{"val": [], "valid": []}', "'valid' is a second list of val; give one for each split"),
+        ('{"test": [], "holdout": [{"id": "CXR1_IM-0001"}]}', "the list 'holdout' is of no split; expected"),
+        ('[{"id": "CXR1_IM-0001", "split": "fold 1"}]', "item 0 of the list says no split; expected"),
         ('{"train": [{"id": "s1"}], "val": [], "test": []}', "none of its 1 ids begins with CXR"),
     ],
 )
@@ -189,6 +194,108 @@ def test_annotation_that_is_not_r2gens_is_refused(tmp_path: Path, text: str, mes
     (tmp_path / "annotation.json").write_text(text)
     with pytest.raises(DataError, match=message):
         run_import(tmp_path, tmp_path / "d", skip_bad=True)
+
+
+def respell(src: Path, change: Callable[[dict[str, Any]], Any], name: str = "annotation.json") -> Path:
+    lists = json.loads((src / "annotation.json").read_text())
+    (src / "annotation.json").unlink()
+    (src / name).write_text(json.dumps(change(lists)))
+    return src
+
+
+def splits_of(done: Import) -> dict[str, list[str]]:
+    return {split: [study.id for study in done.folder.split(split)] for split in SPLITS if done.folder.split(split)}
+
+
+@pytest.mark.parametrize("val", ["validate", "valid", "validation", "dev", "Val"])
+def test_other_names_of_the_validation_split(tmp_path: Path, val: str) -> None:
+    src = r2gen(tmp_path / "src", [item(1), item(2, "val"), item(3, "test")])
+    lists = json.loads((src / "annotation.json").read_text())
+    lists["val"][0]["split"] = val
+    done = run_import(
+        respell(src, lambda _: {val: lists["val"], "test": lists["test"], "info": "mine"}), tmp_path / "d"
+    )
+    assert splits_of(done) == {"val": ["CXR2_IM-0002"], "test": ["CXR3_IM-0003"]}
+    assert done.notes == [f"in annotation.json, {val!r} = val, no list of train"]
+
+
+def test_a_test_list_alone(tmp_path: Path) -> None:
+    src = r2gen(tmp_path / "src", [item(1, "test"), item(2, "test")])
+    done = run_import(respell(src, lambda lists: {"test": lists["test"]}), tmp_path / "d")
+    assert splits_of(done) == {"test": ["CXR1_IM-0001", "CXR2_IM-0002"]}
+    assert done.notes == ["in annotation.json, no list of train and val"]
+
+
+def test_one_list_of_items_that_say_their_split(tmp_path: Path) -> None:
+    src = r2gen(tmp_path / "src", [item(1), item(2, "test"), item(3, "val")])
+    flat = respell(src, lambda lists: [*lists["train"], *lists["test"], *lists["val"]], "iu_annotation.json")
+    done = run_import(flat, tmp_path / "d")
+    assert splits_of(done) == {"train": ["CXR1_IM-0001"], "val": ["CXR3_IM-0003"], "test": ["CXR2_IM-0002"]}
+    assert done.split == "as given in iu_annotation.json"
+    assert done.notes == ["in iu_annotation.json, the split = what each item says"]
+
+
+def test_other_names_of_an_items_fields(tmp_path: Path) -> None:
+    entry = item(1)
+    renamed = {"id": entry["id"], "findings": entry["report"], "images": entry["image_path"][0]}
+    done = run_import(respell(r2gen(tmp_path / "src", [entry]), lambda _: {"train": [renamed]}), tmp_path / "d")
+    study = done.folder.studies[0]
+    assert (study.findings, study.file_names) == ("Clear lungs 1.", ["images/CXR1_IM-0001/0.png"])
+    assert done.notes == ["in annotation.json, no list of val and test, 'findings' = report, 'images' = image_path"]
+
+
+def test_two_annotation_files_are_refused(tmp_path: Path) -> None:
+    src = respell(r2gen(tmp_path / "src", [item(1)]), lambda lists: lists, "iu_annotation.json")
+    (src / "my_Annotations.json").write_text("{}")
+    with pytest.raises(
+        DataError, match=r"several annotation files \(iu_annotation.json, my_Annotations.json\); name the"
+    ):
+        run_import(src, tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        "./",
+        "images/",
+        "./images/",
+        "iu_xray/images/",
+        "/home/someone/data/iu_xray/images/",
+        "/mnt/films/",
+        "C:\\data\\images\\",
+        "D:\\films\\",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("one", [True, False])
+def test_paths_as_others_write_them(tmp_path: Path, root: str, one: bool) -> None:
+    src = r2gen(tmp_path / "src", [item(1)])
+    study = item(1)["id"]
+    paths = [f"{root}{study}{'/' if chr(92) not in root else chr(92)}{n}.png" for n in range(2 - one)]
+    entry = item(1, image_path=paths[0] if one else paths)
+    done = run_import(respell(src, lambda _: {"train": [entry], "val": [], "test": []}), tmp_path / "d")
+    assert done.folder.studies[0].file_names == [f"images/{study}/{n}.png" for n in range(2 - one)]
+    moved = (
+        "" if root == "./" else f"{2 - one} film paths of annotation.json are taken from where they lie below images/"
+    )
+    assert done.notes == [moved] * bool(moved)
+
+
+def test_a_folder_named_images_below_images_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    src = r2gen(tmp_path / "src", [item(1, image_path=["images/0.png"])])
+    film(src / "images/0.png")
+    done = run_import(src, tmp_path / "d")
+    assert done.folder.studies[0].file_names == ["images/images/0.png"]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/srv/images/../../secret.png", "/srv/films/0.png", "images/../0.png"])
+def test_a_path_of_another_machine_is_never_followed(tmp_path: Path, path: str) -> None:
+    """Nor is a film taken for it by a name that others have too."""
+    src = r2gen(tmp_path / "src", [item(1)])
+    film(src / "images/0.png")
+    film(src / "0.png")
+    respell(src, lambda _: {"train": [item(1, image_path=path)]})
+    (problem,) = refused(src, tmp_path / "d")
+    assert "is not a plain path" in problem
 
 
 def test_skip_bad_takes_what_is_sound_and_counts_the_rest(tmp_path: Path) -> None:

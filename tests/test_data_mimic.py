@@ -1,5 +1,6 @@
 """Importing MIMIC-CXR from PhysioNet's layouts: pieces, tables, reports, R2Gen's file."""
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -180,6 +181,30 @@ def test_with_r2gens_file_each_item_is_a_study_of_one_film(tmp_path: Path) -> No
     assert reading.split == "as given in mimic_annotation.json"
     published = "R2Gen's selection has 270,790 train, 2,130 val, 3,858 test"
     assert reading.notes == [f"items of mimic_annotation.json: 5 train, 2 val, 4 test; {published}"]
+
+
+@pytest.mark.parametrize(
+    "root", ["files/", "./files/", "mimic-cxr-jpg/2.0.0/files/", "/srv/mimic/files/", "D:\\mimic\\"]
+)
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".dcm", ""])
+def test_paths_of_r2gens_file_as_others_write_them(tmp_path: Path, root: str, suffix: str) -> None:
+    case = cases()[0]
+    path = f"{root}{case.folder}/{case.film(0)}{suffix}"
+    changes = {"image_path": path, "study_id": f"s{case.study}", "subject_id": f"p{case.patient}"}
+    reading = read(r2gen(tmp_path, **changes), 0, "")
+    assert reading.entries.problems == []
+    one = next(study for study in studies(reading) if study.id == case.film(0))
+    assert one.file_names == [f"images/{case.folder}/{case.film(0)}.jpg"]
+
+
+def test_other_names_of_r2gens_lists(tmp_path: Path) -> None:
+    path = r2gen(tmp_path) / "mimic_annotation.json"
+    lists = json.loads(path.read_text())
+    path.unlink()
+    (tmp_path / "mimic_annotation_all.json").write_text(json.dumps({"test": lists["test"], "validate": lists["val"]}))
+    reading = read(tmp_path, 0, "")
+    assert {study.split for study in studies(reading)} == {"val", "test"}
+    assert reading.notes[0] == "in mimic_annotation_all.json, 'validate' = val, no list of train"
 
 
 def test_counts_that_equal_the_published_ones_are_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,8 @@ BAD_ITEMS: dict[str, tuple[dict[str, Any], str]] = {
     "another's film": ({"image_path": [f"{cases()[1].folder}/{FILM}.jpg"]}, "is no film of study 50414267"),
     "missing film": ({"image_path": [f"{cases()[0].folder}/{cases()[1].film(0)}.jpg"]}, "is missing"),
     "no image": ({"image_path": []}, "at least 1 item"),
-    "not a list": ({"image_path": "a.jpg"}, "image_path: Input should be a valid list"),
+    "no film": ({"image_path": "a.jpg"}, "is no film of study 50414267"),
+    "a number": ({"image_path": 3}, "image_path: Input should be a valid list"),
 }
 
 

@@ -160,7 +160,7 @@ def test_the_command_writes_the_page_and_says_where(
         (lambda run: (run / "run.json").unlink(), 2, "holds no run; make one with: rrg train"),
         (lambda run: (run / "run.json").write_text("{"), 1, "cannot be read as JSON"),
         (lambda run: (run / "predictions.jsonl").unlink(), 1, "no such file; `rrg generate` writes it"),
-        (lambda run: (run / "predictions.jsonl").write_text("[]\n[]"), 1, "2 of its lines are not predictions"),
+        (lambda run: (run / "predictions.jsonl").write_text("3\n"), 1, "1 of its lines are not predictions"),
         (lambda run: (run / "metrics.json").unlink(), 1, "no such file; `rrg evaluate "),
         (lambda run: (run / "metrics.json").write_text("[]"), 1, "not what this version of rrg evaluate writes: "),
         (lambda run: change(run / "metrics.json", rows={}), 1, '"rows" has no scores of "model"; `rrg evaluate '),

@@ -11,11 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rrg.data import archives, splits
+from rrg.data import annotation, archives, splits
 from rrg.data.archives import Member
 from rrg.data.importing import IMAGES, Entries, Film, Reading, Unsound, find_film
 from rrg.data.listing import archives_of, inside, need_folder
-from rrg.data.splits import ANNOTATION
 from rrg.data.study import SPLITS, Split, relative_name
 from rrg.data.tables import records, refuse
 from rrg.errors import DataError, UsageError
@@ -59,11 +58,13 @@ def read(src: Path, seed: int, given: str | None) -> Reading:
     studies = _studies(_table(src), entries)
     complete = {study: images for study, images in studies.items() if any(image.texts for image in images)}
     notes.append(f"{len(studies) - len(complete):,} studies without findings are left out, as published work does")
-    if (src / ANNOTATION).is_file():
-        chosen, origin = _listed(src, studies.keys(), entries, notes)
+    if listing_file := annotation.find(src):
+        chosen, origin = _listed(inside(src, listing_file), studies.keys(), entries, notes)
         origin += f"; {len(complete.keys() - chosen.keys()):,} studies with findings outside its selection are left out"
         if empty := len(chosen.keys() - complete.keys()):
-            notes.append(f"{empty:,} studies that {ANNOTATION} lists have no findings in the table, and are left out")
+            notes.append(
+                f"{empty:,} studies that {listing_file.name} lists have no findings in the table, and are left out"
+            )
         complete = {study: complete[study] for study in complete if study in chosen}
     else:
         drawn = splits.drawn({_patient(study) for study in complete}, seed)
@@ -185,14 +186,13 @@ def _text(row: Mapping[str, str], *sections: str) -> str:
     return " ".join(" ".join(row.get(section, "") for section in sections).split())
 
 
-def _listed(src: Path, known: Collection[str], entries: Entries, notes: list[str]) -> tuple[dict[str, Split], str]:
-    """study → split as annotation.json lists its films; a study in several is kept in test, else in val."""
+def _listed(path: Path, known: Collection[str], entries: Entries, notes: list[str]) -> tuple[dict[str, Split], str]:
+    """study → split as the annotation file lists its films; a study in several is kept in test, else in val."""
     found: dict[str, set[Split]] = {}
     items: Counter[Split] = Counter()
-    for where, split, item in splits.listed(inside(src, src / ANNOTATION)):
+    for where, split, item in annotation.listed(path, notes):
         paths = item.get("image_path") if isinstance(item, dict) else None
-        paths = [paths] if isinstance(paths, str) else paths
-        keys = [_film(path) for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
+        keys = [_film(name) for name in paths if isinstance(name, str)] if isinstance(paths, list) else []
         items[split] += 1
         if not keys or not all(_study(film) in known for film in keys):
             entries.reject(where, "no report", f"image_path {str(paths)[:200]} is no film of the table")
@@ -201,7 +201,7 @@ def _listed(src: Path, known: Collection[str], entries: Entries, notes: list[str
             found.setdefault(_study(film), set()).add(split)
     if items != PUBLISHED:
         listed, published = ("/".join(f"{of[split]:,}" for split in SPLITS) for of in (items, PUBLISHED))
-        notes.append(f"{ANNOTATION} lists {listed} films, CXPMRG-Bench has {published}")
+        notes.append(f"{path.name} lists {listed} films, CXPMRG-Bench has {published}")
     if several := sum(len(given) > 1 for given in found.values()):
         notes.append(f"{several:,} studies have films in several of its splits: each is kept in test, else in val")
     chosen = {study: max(given, key=SPLITS.index) for study, given in found.items()}
@@ -210,7 +210,7 @@ def _listed(src: Path, known: Collection[str], entries: Entries, notes: list[str
         patients.setdefault(_patient(study), set()).add(split)
     if several := sum(len(given) > 1 for given in patients.values()):
         notes.append(f"{several:,} of {len(patients):,} patients have studies in several of its splits")
-    return chosen, f"CXPMRG-Bench's, from {ANNOTATION}"
+    return chosen, f"CXPMRG-Bench's, from {path.name}"
 
 
 def _label_files(src: Path, packed: Iterable[Member]) -> dict[str, Path | Member]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from rrg.data import kaggle, open_i, splits
+from rrg.data import annotation, kaggle, open_i, splits
 from rrg.data.archives import Member
 from rrg.data.importing import IMAGES, Entries, Film, Reading, Unsound, find_film
 from rrg.data.listing import inside, listing
@@ -45,22 +45,24 @@ def read(src: Path, seed: int, given: str | None) -> Reading:
     Raises: UsageError where `src` is neither; DataError where the form is unknown, or an archive or table is refused.
     """
     form, files = detect(src)
-    entries, origin = Entries(), f"as given in {ANNOTATION}"
-    if form in ("annotated", "r2gen"):
-        _read_annotation(src, entries)
+    entries, origin, notes = Entries(), "", list[str]()
+    listing_file = annotation.find(src) if src.is_dir() else None
+    if listing_file and form in ("annotated", "r2gen"):
+        origin = f"as given in {listing_file.name}"
+        _read_annotation(src, listing_file, entries, notes)
     else:
         if form == "open-i":
             reports = open_i.read_reports(src, open_i.report_files(files), entries)
         else:
             reports = kaggle.read_reports(src, kaggle.tables(files), entries)
-        origin = _add_reports(src, reports, _films(files), seed, entries)
+        origin = _add_reports(src, reports, _films(files), seed, entries, listing_file, notes)
     card = {
         "name": "IU X-Ray",
         "source": f"Open-i, Indiana University Chest X-ray Collection; form: {FORMS[form]}",
         "licence": LICENCE,
         "patient": PATIENT,
     }
-    return Reading(entries, card, FORMS[form], origin)
+    return Reading(entries, card, FORMS[form], origin, notes=notes)
 
 
 def detect(src: Path) -> tuple[Form, dict[str, Film]]:
@@ -71,10 +73,10 @@ def detect(src: Path) -> tuple[Form, dict[str, Film]]:
     if not src.exists():
         raise UsageError(f"{src}: no such folder or archive")
     annotated: Form | None = None
-    if (src / ANNOTATION).is_file():
-        items = [item for _, _, item in splits.listed(inside(src, src / ANNOTATION))]
+    if src.is_dir() and (found := annotation.find(src)):
+        items = [item for _, _, item in annotation.listed(inside(src, found))]
         if not any(isinstance(item, dict) and str(item.get("id", "")).startswith("CXR") for item in items):
-            raise DataError(f"{src / ANNOTATION}: not IU X-Ray's: none of its {len(items)} ids begins with CXR")
+            raise DataError(f"{found}: not IU X-Ray's: none of its {len(items)} ids begins with CXR")
         annotated = "annotated" if any(isinstance(item, dict) and "uid" in item for item in items) else "r2gen"
         if any(_has_film(src, item) for item in items):
             return annotated, {}
@@ -109,8 +111,9 @@ class _Item(BaseModel):
     views: list[str] = []
 
 
-def _read_annotation(src: Path, entries: Entries) -> None:
-    for where, split, raw in splits.listed(src / ANNOTATION):
+def _read_annotation(src: Path, path: Path, entries: Entries, notes: list[str]) -> None:
+    elsewhere = 0
+    for where, split, raw in annotation.listed(path, notes):
         try:
             item = _Item.model_validate(raw)
         except ValidationError as error:
@@ -128,18 +131,22 @@ def _read_annotation(src: Path, entries: Entries) -> None:
         except Unsound as error:
             entries.reject(where, error.kind, error.text)
             continue
+        names = [source.relative_to(src / IMAGES).as_posix() for source in sources]
+        elsewhere += sum(name != given for name, given in zip(names, item.image_path, strict=True))
         entries.add(
             where,
             sources,
             id=item.id,
             patient=uid,
             split=split,
-            file_names=[f"{IMAGES}/{name}" for name in item.image_path],
+            file_names=[f"{IMAGES}/{name}" for name in names],
             findings=item.report.strip(),
             impression=item.impression.strip(),
             indication=item.indication.strip(),
             views=[view.lower() for view in item.views],
         )
+    if elsewhere:
+        notes.append(f"{elsewhere:,} film paths of {path.name} are taken from where they lie below {IMAGES}/")
 
 
 def _has_film(src: Path, raw: Any) -> bool:
@@ -149,11 +156,22 @@ def _has_film(src: Path, raw: Any) -> bool:
         return False
 
 
-def _film(root: Path, name: str) -> Path:
-    try:
-        return find_film(root, relative_name(name))
-    except ValueError as error:
-        raise Unsound("unsafe path", f"image_path {error}") from None
+def _film(root: Path, path: str) -> Path:
+    """The film of an image_path. Raises Unsound where it is missing or no path below the source."""
+    wrong: Unsound | None = None
+    for name in annotation.below(path, IMAGES, _FILM):
+        try:
+            return find_film(root, relative_name(name))
+        except ValueError as error:
+            wrong = wrong or Unsound("unsafe path", f"image_path {error}")
+        except Unsound as error:
+            wrong = wrong or error
+    assert wrong is not None
+    if path.startswith("/"):
+        wrong = Unsound(
+            "unsafe path", f"image_path {path!r} is not a plain path below {IMAGES}/, and no film there ends so"
+        )
+    raise wrong
 
 
 class _Listed(NamedTuple):
@@ -164,13 +182,21 @@ class _Listed(NamedTuple):
     views: list[str]
 
 
-def _add_reports(src: Path, reports: list[Report], films: Mapping[str, Film], seed: int, entries: Entries) -> str:
+def _add_reports(
+    src: Path,
+    reports: list[Report],
+    films: Mapping[str, Film],
+    seed: int,
+    entries: Entries,
+    listing_file: Path | None,
+    notes: list[str],
+) -> str:
     """Add the studies of the collection's own files, and say where their split comes from."""
-    if (src / ANNOTATION).is_file():
-        chosen = _listed(src, {report.uid for report in reports}, entries)
+    if listing_file:
+        chosen = _listed(inside(src, listing_file), {report.uid for report in reports}, entries, notes)
         selected = [report for report in reports if report.uid in chosen]
         left_out = len(reports) - len(selected)
-        origin = f"R2Gen's, from {ANNOTATION}; {left_out} studies outside its selection are left out"
+        origin = f"R2Gen's, from {listing_file.name}; {left_out} studies outside its selection are left out"
     else:
         drawn = splits.drawn({report.uid for report in reports if report.findings and report.films}, seed)
         chosen = {report.uid: _Listed(drawn.get(report.uid, "train"), [], []) for report in reports}
@@ -204,10 +230,10 @@ def _add_reports(src: Path, reports: list[Report], films: Mapping[str, Film], se
     return origin
 
 
-def _listed(src: Path, uids: set[str], entries: Entries) -> dict[str, _Listed]:
-    """What annotation.json lists, by uid; a listed study without a report becomes a problem."""
+def _listed(path: Path, uids: set[str], entries: Entries, notes: list[str]) -> dict[str, _Listed]:
+    """What the annotation file lists, by uid; a listed study without a report becomes a problem."""
     found: dict[str, _Listed] = {}
-    for where, split, raw in splits.listed(inside(src, src / ANNOTATION)):
+    for where, split, raw in annotation.listed(path, notes):
         uid = str(raw.get("id")).split("_")[0] if isinstance(raw, dict) else ""
         try:
             item = _Item.model_validate(raw)

@@ -16,10 +16,10 @@ from sys import intern
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from tqdm import tqdm
 
-from rrg.data import splits
+from rrg.data import annotation, splits
 from rrg.data.importing import IMAGES, Entries, Reading, Unsound, find_film
 from rrg.data.mimic_layout import DICOM, Layout, films_in, find_layout, study_folder
 from rrg.data.mimic_reports import reports
@@ -40,7 +40,8 @@ LABELS = ("chexpert", "negbio")
 
 _SPLITS: dict[str, Split] = {"train": "train", "validate": "val", "test": "test"}
 _NUMBER = re.compile(r"[0-9]{8}")
-_IMAGE = re.compile(rf"(p\d\d/p(\d{{8}})/s(\d{{8}}))/({DICOM.pattern})\.(?:jpg|dcm)")
+_IMAGE = re.compile(rf"(?:.*/)?({DICOM.pattern})(?:\.(?:jpe?g|png|dcm))?")
+_OF = re.compile(r"([ps])(\d{8})")
 _FRONTAL = ("PA", "AP")
 _POSITION = "PatientOrientationCodeSequence_CodeMeaning"
 
@@ -278,8 +279,13 @@ class _Item(BaseModel):
     study_id: str
     subject_id: str
     report: str
-    image_path: list[str]
+    image_path: list[str] = Field(min_length=1)
     split: str | None = None
+
+    @field_validator("study_id", "subject_id")
+    @classmethod
+    def _digits(cls, value: str) -> str:
+        return value[1:] if _OF.fullmatch(value) else value
 
 
 def _from_annotation(
@@ -287,7 +293,8 @@ def _from_annotation(
 ) -> tuple[list[_Ready], list[str]]:
     """One study for each item, and how their numbers differ from R2Gen's."""
     ready, counts = [], Counter[str]()
-    for where, split, raw in _items(path):
+    said: list[str] = []
+    for where, split, raw in _items(path, said):
         counts[split] += 1
         try:
             item = _Item.model_validate(raw)
@@ -308,22 +315,23 @@ def _from_annotation(
             entries.reject(where, error.kind, error.text)
         else:
             ready.append(_Ready(where, item.id, item.study_id, its, sources, Sections(item.report.strip())))
-    return ready, [f"items of {path.name}: {_beside_r2gen(counts)}"]
+    return ready, [*said, f"items of {path.name}: {_beside_r2gen(counts)}"]
 
 
 def _image(item: _Item, name: str) -> str:
-    """The dicom_id that an image_path names."""
-    match = _IMAGE.fullmatch(name)
-    if not match or match[1] != study_folder(item.subject_id, item.study_id):
+    """The dicom_id that an image_path names, wherever the film lay: patient and study in it must not be others."""
+    match, given = _IMAGE.fullmatch(name), {"p": item.subject_id, "s": item.study_id}
+    parts = [part for folder in name.split("/")[:-1] if (part := _OF.fullmatch(folder))]
+    if not match or ".." in name.split("/") or any(given[part[1]] != part[2] for part in parts):
         raise Unsound(
             "malformed entry", f"image_path {name!r} is no film of study {item.study_id} of {item.subject_id}"
         )
-    return match[4]
+    return match[1]
 
 
-def _items(path: Path) -> Iterator[tuple[str, Split, Any]]:
-    """As `splits.listed`. Raises DataError too where the file is another collection's."""
-    items = list(splits.listed(path))
+def _items(path: Path, notes: list[str]) -> Iterator[tuple[str, Split, Any]]:
+    """As `annotation.listed`. Raises DataError too where the file is another collection's."""
+    items = list(annotation.listed(path, notes))
     if not any(isinstance(item, dict) and "subject_id" in item for _, _, item in items):
         raise DataError(f"{path}: not MIMIC-CXR's: none of its items has a subject_id; give a folder without it")
     yield from items

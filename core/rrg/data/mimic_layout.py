@@ -21,7 +21,7 @@ PROBED = 8
 FILMS = (".jpg", ".dcm")
 
 _TABLE = re.compile(r"mimic-cxr-2\.\d\.\d-(split|metadata|chexpert|negbio)\.csv(\.gz)?")
-_ANNOTATION = ("mimic_annotation.json", "annotation.json")
+_ANNOTATION = re.compile(r"(?i:.*annotation.*)\.json")  # mimic_annotation.json, annotation.json
 _GROUP, _PATIENT, _STUDY = (re.compile(pattern) for pattern in (r"p\d\d", r"p\d{8}", r"s\d{8}"))
 _REPORT = re.compile(r"s\d{8}\.txt")
 DICOM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}")
@@ -71,7 +71,7 @@ def find_layout(src: Path) -> Layout:
             links.append(str(path))
         elif table := _TABLE.fullmatch(path.name):
             tables.setdefault(table[1], path)
-        elif path.name in _ANNOTATION:
+        elif _ANNOTATION.fullmatch(path.name):
             annotations.append(path)
         else:
             archives.append(path)
@@ -110,7 +110,7 @@ def _listing(folder: Path) -> tuple[list[Path], list[tuple[Path, str]], bool]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            wanted = _TABLE.fullmatch(name) or name in _ANNOTATION
+            wanted = bool(_TABLE.fullmatch(name) or _ANNOTATION.fullmatch(name))
             wanted = wanted or (name.startswith("mimic-cxr-reports.") and is_archive(Path(name)))
             if _GROUP.fullmatch(name):
                 is_tree = True
