@@ -1,5 +1,6 @@
 """The text encoder: its own small one, published ones from folders, and what training alone shows."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import rrg._torchvision  # noqa: F401  before transformers
 from rrg.axes import Axes
 from rrg.composition import compose
 from rrg.core_pieces.text import TextEncoder, TextEncoderConfig
-from rrg.errors import UsageError
+from rrg.errors import DataError, UsageError
 from rrg.model import RRGModel
 from rrg.plan import plan
 from rrg.testing.data import batch_of, items
@@ -157,9 +158,25 @@ def test_a_pickle_of_code_is_refused_without_advice_to_trust_it(bert: Path, tmp_
 
     folder = copied(bert, tmp_path / "pickled", without="safetensors")
     torch.save({"embeddings.word_embeddings.weight": Hostile()}, folder / "pytorch_model.bin")
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(DataError) as error:
         encoder(model=str(folder))
-    assert "weights_only" not in str(error.value)
+    assert "its weights are a pickle (pytorch_model.bin), which can run code and is not opened" in error.value.message
+    assert len(error.value.message.splitlines()) == 1
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_folder_that_names_a_class_of_its_own_is_refused(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(bert, tmp_path / "foreign")
+    (tmp_path / "strange_module.py").write_text(f"open({str(tmp_path / 'victim')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "strange_module.Module"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(
+        UsageError, match=r"modules\.json names strange_module\.Module, which is not of sentence_transf"
+    ):
+        encoder(model=str(folder))
     assert not (tmp_path / "victim").exists()
 
 

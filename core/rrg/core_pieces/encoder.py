@@ -1,5 +1,6 @@
 """Core's plain image encoder: any timm model by name, or any Hugging Face vision model by hub id or folder."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 import rrg._torchvision  # noqa: F401  before timm and transformers
 from rrg.axes import Axes
 from rrg.config import PieceConfig
-from rrg.errors import UsageError
+from rrg.errors import DataError, UsageError
+from rrg.files import need_safetensors
 from rrg.views import films_there, side_by_side
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -23,7 +25,7 @@ class EncoderConfig(PieceConfig):
     pretrained: bool = Field(
         False, description="load timm's published weights; a hub id or folder always loads its own"
     )
-    options: dict[str, Any] = Field({}, description="further arguments of timm.create_model")
+    options: dict[str, Any] = Field({}, description="arguments of the timm model itself, none of its loader's")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the patch tokens, in training")
     standardize: bool = Field(
         False,
@@ -129,6 +131,8 @@ def _on_meta() -> bool:
 def _timm(config: EncoderConfig, size: int) -> Any:
     import timm
 
+    _refuse_loading(config)
+
     def create(**options: Any) -> Any:
         pretrained = config.pretrained and not _on_meta()
         return timm.create_model(config.model, pretrained=pretrained, in_chans=1, num_classes=0, **options)
@@ -145,6 +149,21 @@ def _timm(config: EncoderConfig, size: int) -> Any:
         ) from error
 
 
+def _refuse_loading(config: EncoderConfig) -> None:
+    """A recipe is data: its options make the model, and never say which file is read into it."""
+    import timm
+    from timm.models._builder import build_model_with_cfg
+
+    loading = {*inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
+    if found := sorted(loading & config.options.keys()):
+        raise UsageError(
+            f"core.encoder.options: {', '.join(found)}: how timm loads a model, not what it is; options are the "
+            "model's own, such as drop_path_rate; weights come by core.encoder.pretrained or a folder"
+        )
+    if ":" in config.model:
+        raise UsageError(f"core.encoder.model={config.model}: give a timm name, hub id or folder without a scheme")
+
+
 def _hugging_face(config: EncoderConfig, architectures: dict[str, dict[str, Any]]) -> Any:
     from transformers import AutoConfig, AutoModel
 
@@ -154,9 +173,15 @@ def _hugging_face(config: EncoderConfig, architectures: dict[str, dict[str, Any]
             return AutoModel.from_config(
                 AutoConfig.for_model(**known)
                 if known
-                else AutoConfig.from_pretrained(config.model, trust_remote_code=False)
+                else AutoConfig.from_pretrained(config.model, trust_remote_code=False),
+                trust_remote_code=False,
             )
-        return AutoModel.from_pretrained(config.model, dtype=torch.float32, trust_remote_code=False)
+        need_safetensors(config.model, "AutoModel")
+        return AutoModel.from_pretrained(
+            config.model, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
+    except DataError:
+        raise
     except Exception as error:
         raise UsageError(
             f"core.encoder.model={config.model}: {_reason(error)}; expected a hub id or folder of a Hugging Face model"

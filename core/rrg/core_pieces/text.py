@@ -19,7 +19,8 @@ from torch import Tensor, nn
 import rrg._torchvision  # noqa: F401  before transformers
 from rrg.axes import Axes
 from rrg.config import PieceConfig
-from rrg.errors import UsageError
+from rrg.errors import DataError, UsageError
+from rrg.files import need_safetensors
 from rrg.masked import masked, masked_mean
 
 # Architectures of the papers' encoders, so that planning asks no hub.
@@ -167,14 +168,17 @@ def _published(config: TextEncoderConfig) -> nn.Module:
             return Planned(config.model)
         if config.model.startswith(("/", ".", "~")) and not Path(config.model).is_dir():
             raise ValueError("no such folder")
+        need_safetensors(_transformer_of(config.model), "AutoModel")
         _refuse_missing(_transformer_of(config.model))
         from sentence_transformers import SentenceTransformer
 
-        return Published(SentenceTransformer(config.model, device="cpu", trust_remote_code=False), config.tokens)
+        options = {"use_safetensors": True}
+        model = SentenceTransformer(config.model, device="cpu", trust_remote_code=False, model_kwargs=options)
+        return Published(model, config.tokens)
+    except DataError:
+        raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "weights_only" in str(error):  # torch's own words advise to trust the file
-            reason = "its weights are a pickle of more than tensors"
         raise UsageError(
             f"core.text.model={config.model}: {reason}; expected a hub id or folder of a sentence-transformers or "
             "Hugging Face text encoder, or nothing for the small one"
@@ -186,14 +190,18 @@ def _transformer_of(name: str) -> str:
     listed = Path(name) / "modules.json"
     if not listed.is_file():
         return name
-    return str(Path(name) / json.loads(listed.read_text(encoding="utf-8"))[0]["path"])
+    modules = json.loads(listed.read_text(encoding="utf-8"))
+    # A class of any other package would be imported and called.
+    if foreign := [module["type"] for module in modules if not module["type"].startswith("sentence_transformers.")]:
+        raise ValueError(f"modules.json names {foreign[0]}, which is not of sentence_transformers and is not run")
+    return str(Path(name) / modules[0]["path"])
 
 
 def _refuse_missing(name: str) -> None:
     """Weights that a checkpoint lacks would be random, and frozen."""
     from transformers import AutoModel
 
-    _, found = AutoModel.from_pretrained(name, trust_remote_code=False, output_loading_info=True)
+    _, found = AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True, output_loading_info=True)
     missing = sorted(key for key in found["missing_keys"] if "pooler" not in key and "position_ids" not in key)
     if missing:
         raise ValueError(f"its weights lack {len(missing)} that its configuration asks for, such as {missing[0]}")

@@ -134,7 +134,7 @@ def _layers(names: Iterable[str]) -> int:
 
 def _tokenizer(name: str | Path, vocabulary: int) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name))
+        tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"tokenizer {str(name)!r} cannot be had: {str(error).splitlines()[0]}; give a folder that holds "

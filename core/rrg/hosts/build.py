@@ -10,7 +10,8 @@ from torch import nn
 import rrg._torchvision  # noqa: F401  before transformers
 from rrg.config import HostConfig, LoRA
 from rrg.errors import DataError, RRGError, UsageError
-from rrg.hosts.names import read_config
+from rrg.files import need_safetensors
+from rrg.hosts.configuration import model_config
 from rrg.hosts.qwen3_vl import Qwen3VLHost
 from rrg.hosts.text import TextHost
 
@@ -51,17 +52,22 @@ def build_host(config: HostConfig, lora: LoRA | None, *, weights: bool = True, t
 def _read(config: HostConfig, tokenizer: Any) -> tuple[Any, Any]:
     from transformers import AutoTokenizer
 
-    model = _class_of(config).from_pretrained(config.source, **config.config, **_options(config))
-    return model, tokenizer or AutoTokenizer.from_pretrained(config.source)
+    need_safetensors(config.source, _class_of(config).__name__)
+    model = _class_of(config).from_pretrained(
+        config.source,
+        config=model_config(config, config.source),
+        trust_remote_code=False,
+        use_safetensors=True,
+        **_options(config),
+    )
+    return model, tokenizer or AutoTokenizer.from_pretrained(config.source, trust_remote_code=False)
 
 
 def _architecture(config: HostConfig) -> Any:
-    from transformers import AutoConfig
-
-    content = {**read_config(config.name), **config.config}
+    settings = model_config(config, config.name)
     if config.vocab_size:
-        content["vocab_size"] = config.vocab_size
-    return _class_of(config).from_config(AutoConfig.for_model(content.pop("model_type"), **content), **_options(config))
+        settings.vocab_size = config.vocab_size
+    return _class_of(config).from_config(settings, trust_remote_code=False, **_options(config))
 
 
 def _class_of(config: HostConfig) -> Any:
@@ -115,7 +121,7 @@ def open_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{folder}: no tokenizer that can be read: {reason}") from error
