@@ -13,18 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rrg.labels.context import ABSENT, NOTHING, PRESENT, UNCERTAIN, Context
+from rrg.labels.text import sentences, statements
 from rrg.observations import OBSERVATIONS
 
-PRESENT, ABSENT, UNCERTAIN = 1, 0, -1
 NO_FINDING = "No Finding"
-LONGEST_SENTENCE = 1000
-"""Characters; what runs on longer is no sentence, and is read in pieces so that time stays linear in the text."""
-REACH = 400
-"""Characters before and after a mention in which words deny or doubt it."""
-
-_ABBREVIATION = r"(?<!\bdr)(?<!\bvs)(?<!\bapprox)(?<!\bmr)(?<!\bms)"
-_SENTENCE_END = re.compile(rf"{_ABBREVIATION}(?<!\b\d)[.!?]+(?=\s|$)|(?<=[a-z]{{2}})\.(?=[a-z])|\n\s*\n")
-_NOTHING = r"(?!)"
 
 
 class _Mention(NamedTuple):
@@ -38,13 +31,6 @@ class _Reading(NamedTuple):
     observation: str
     pattern: re.Pattern[str]
     label: int
-
-
-def sentences(report: str) -> list[str]:
-    """Lower-case sentences with single spaces; `a/b` reads `a or b`, and a lone line break does not end a sentence."""
-    text = re.sub(r"(?<=[a-z])/(?=[a-z])", " or ", report.lower().replace("and/or", "or"))
-    whole = [s for part in _SENTENCE_END.split(text) if (s := " ".join(part.split()))]
-    return [s[i : i + LONGEST_SENTENCE] for s in whole for i in range(0, len(s), LONGEST_SENTENCE)]
 
 
 def aggregate(values: Iterable[int]) -> int:
@@ -62,27 +48,21 @@ class RuleLabeler:
         """`chexpert` reads as the CheXpert labeler does, misreadings included; `strict` as a clinician would."""
         self.name = mode
         table: dict[str, Any] = tomllib.loads((files("rrg.labels") / f"{mode}.toml").read_text(encoding="utf-8"))
-        self._silent: int | None = table["mode"].get("silent_organ")
-        self._stable: int | None = table["mode"].get("stable_organ")
+        self._context = Context(table)
+        self._sentences = {"sentences": sentences, "statements": statements}[table["mode"]["split"]]
         start = table["mode"]["word_start"]
         self._mentions = {
             observation: _Mention(
                 tuple((kind, _any(found, start)) for kind, found in entry.items() if kind != "except"),
-                _any(entry.get("except", [_NOTHING]), start),
+                _any([*entry.get("except", []), *table["mode"].get("except", [])] or [NOTHING], start),
             )
             for observation, entry in table["mention"].items()
-        }
-        self._words = {
-            f"{name}.{key}": _words(patterns)
-            for name in ("organ", "negation", "uncertainty")
-            for key, patterns in table[name].items()
         }
         self._readings = [
             _Reading(entry["observation"], re.compile(entry["pattern"]), entry["label"])
             for entry in table.get("reading", [])
         ]
         self._label_sentence = lru_cache(maxsize=100_000)(self._label_sentence_uncached)
-        self._ends = lru_cache(maxsize=4)(self._ends_uncached)
 
     def __call__(self, reports: Sequence[str]) -> np.ndarray:
         """(reports, 14) float32 in {1, 0, -1, nan}; columns in the order of OBSERVATIONS."""
@@ -98,7 +78,7 @@ class RuleLabeler:
         A text without words has no labels at all: silence is not a normal film.
         """
         found: dict[str, list[int]] = {}
-        if not (text := sentences(report)):
+        if not (text := self._sentences(report)):
             return {}
         for sentence in text:
             for observation, value in self._label_sentence(sentence):
@@ -121,70 +101,31 @@ class RuleLabeler:
 
     def _mentioned(self, observation: str, sentence: str) -> set[int]:
         """The labels that an observation's mentions in a sentence have."""
-        mention, labels = self._mentions[observation], set[int]()
-        skip = [m.span() for m in mention.exceptions.finditer(sentence)]
+        mention, labels, skip = self._mentions[observation], set[int](), None
         for kind, pattern in mention.by_kind:
             for match in pattern.finditer(sentence):
                 start, end = match.span()
+                if skip is None:
+                    skip = [m.span() for m in mention.exceptions.finditer(sentence)]
                 if any(a < end and start < b for a, b in skip):
                     continue
                 if (label := self._classify(kind, sentence, start, end)) is not None:
                     labels.add(label)
         return labels
 
+    def certainty(self, sentence: str, start: int, end: int) -> int:
+        """Present, absent or uncertain: what the sentence says of sentence[start:end]."""
+        return self._context.certainty(sentence, start, end)
+
     def _classify(self, kind: str, sentence: str, start: int, end: int) -> int | None:
         """The label of one mention; None where it says nothing of the observation."""
         start, end = _whole_words(sentence, start, end)
         if kind == "organ":
-            return self._state_of_organ(sentence, start, end)
-        label = self.certainty(sentence, start, end)
+            return self._context.organ(sentence, start, end)
+        label = self._context.certainty(sentence, start, end)
         if kind == "implied":
             return None if label == ABSENT else UNCERTAIN
         return UNCERTAIN if kind == "vague" and label == PRESENT else label
-
-    def certainty(self, sentence: str, start: int, end: int) -> int:
-        """Present, absent or uncertain, by the words around sentence[start:end] within their scope."""
-        words = self._words
-        before, after = self._scope("uncertainty.end", sentence, start, end)
-        if words["uncertainty.first_before"].search(before) or words["uncertainty.first_after"].search(after):
-            return UNCERTAIN
-        if self._is_negated(sentence, start, end):
-            return ABSENT
-        if words["uncertainty.before"].search(before) or words["uncertainty.after"].search(after):
-            return UNCERTAIN
-        return PRESENT
-
-    def _is_negated(self, sentence: str, start: int, end: int) -> bool:
-        before, after = self._scope("negation.end", sentence, start, end)
-        return bool(self._words["negation.before"].search(before) or self._words["negation.after"].search(after))
-
-    def _scope(self, which: str, sentence: str, start: int, end: int) -> tuple[str, str]:
-        """What stands before and after sentence[start:end], up to the words that end its scope."""
-        ends = self._ends(which, sentence)
-        left = max((b for _, b in ends if b <= start), default=0)
-        right = min((a for a, _ in ends if a >= end), default=len(sentence))
-        return sentence[max(left, start - REACH) : start], sentence[end : min(right, end + REACH)]
-
-    def _ends_uncached(self, which: str, sentence: str) -> list[tuple[int, int]]:
-        return [match.span() for match in self._words[which].finditer(sentence)]
-
-    def _state_of_organ(self, sentence: str, start: int, end: int) -> int | None:
-        """What the sentence says of an organ: in its own comma-separated part first, then after it, then before it."""
-        left, right = sentence.rfind(",", 0, start) + 1, sentence.find(",", end)
-        right = len(sentence) if right < 0 else right
-        words = self._words
-        for part in (sentence[left:right], sentence[end:], sentence[:start]):
-            if words["organ.not_present"].search(part):
-                return ABSENT
-            present, absent = words["organ.present"].search(part), words["organ.absent"].search(part)
-            stable = words["organ.stable"].search(part)
-            if absent and (present is None or absent.start() < present.start()):
-                return ABSENT
-            if stable and (present is None or self._stable is not None):
-                return self._stable
-            if present:
-                return UNCERTAIN if words["uncertainty.before"].search(part[: present.start()]) else PRESENT
-        return self._silent
 
 
 def _whole_words(sentence: str, start: int, end: int) -> tuple[int, int]:
@@ -198,8 +139,3 @@ def _whole_words(sentence: str, start: int, end: int) -> tuple[int, int]:
 
 def _any(patterns: Sequence[str], start: str) -> re.Pattern[str]:
     return re.compile(rf"{start}(?:{'|'.join(patterns)})")
-
-
-def _words(patterns: Iterable[str]) -> re.Pattern[str]:
-    """One expression for whole words; a bare symbol such as `;` matches as it is."""
-    return re.compile("|".join(rf"\b(?:{p})\b" if re.match(r"[\w(\\]", p) else p for p in patterns))
