@@ -11,7 +11,7 @@ REACH = 400
 """Characters before and after a mention in which words deny or doubt it."""
 
 _PHRASE_ENDS = (
-    r"(?= ?(?:$|[,;:)\]?]|(?:on|in|at|by|since|and|but|given|with|bilaterally|from|as|based|there|clinically|today|without|after|following|compared|"
+    r"(?= ?(?:$|[,;:.)\]?]|(?:on|in|at|by|since|and|but|given|with|bilaterally|from|as|based|there|clinically|today|without|after|following|compared|"
     r"when|completely|entirely|fully|over|within|spontaneously|although|though|or|than|per|again|to|despite)\b))"
 )
 _NAME = r"(?:(?!(?:no|not|without|with|is|are|was|were|has|have|but)\b)[\w-]++ ?+)"
@@ -22,7 +22,7 @@ _VALUE = re.compile(
 )
 _VERB = r"\b(?:is|are|was|were|has|have|remains?|persists?|appears?)\b(?! (?:seen|identified|evident|appreciated)\b(?! [ai][tn]))"
 _STATE = r"\b(?:in (?:\w+ )?(?:place|situ|position)|unchanged|stable|intact|persists?|tip|terminat\w+)\b"
-_SUBJECT = r"(?:(?!(?:and|or|nor|no|not|neither|to|with)\b)[\w-]++ ){1,5}?"
+_SUBJECT = r"(?:(?!(?:and|or|nor|no|not|neither|to|with|which|that)\b)[\w-]++ ){1,5}?"
 
 
 class Context:
