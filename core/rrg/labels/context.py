@@ -20,8 +20,12 @@ _VALUE = re.compile(
     rf"^ ?{_NAME}{{0,4}}(?: ?\([\w ,-]+\))? ?(?:[:=?]| - |[(\[]){_SIDE}"  # "effusion, left: none", "edema (no)"
     rf"|^(?:,? ?{_NAME}){{1,12}}[:=]{_SIDE}"  # "effusion, consolidation or edema: none"
 )
+_STILL_ITS_STATE = re.compile(r", (?:[\w-]+ ){0,2}(?:enlarged|normal|unremarkable|borderline|widened|prominent)(?=$|[,;])")
 _VERB = r"\b(?:is|are|was|were|has|have|remains?|persists?|appears?)\b(?! (?:seen|identified|evident|appreciated)\b(?! [ai][tn]))"
-_STATE = r"\b(?:in (?:\w+ )?(?:place|situ|position)|unchanged|stable|intact|persists?|tip|terminat\w+)\b"
+_STATE = (
+    r"\b(?:in (?:\w+ )?(?:place|situ|position)|at|unchanged|stable|intact|persists?|noted|tip|terminat\w+|"
+    r"(?:small|tiny|trace|minimal|mild|moderate|large|enlarged|(?:in|de)creased|improved|worsened)(?= (?:on|in|at)\b|$|[,;]))\b"
+)
 _SUBJECT = r"(?:(?!(?:and|or|nor|no|not|neither|to|with|which|that)\b)[\w-]++ ){1,5}?"
 
 
@@ -64,6 +68,8 @@ class Context:
         """What the sentence says of an organ: in its own comma-separated part first, then after it, then before it."""
         left, right = sentence.rfind(",", 0, start) + 1, sentence.find(",", end)
         right = len(sentence) if right < 0 else right
+        if self._is_strict and (more := _STILL_ITS_STATE.match(sentence, right)):
+            right = more.end()
         has = self._has
         for part in (sentence[left:right], sentence[end:], sentence[:start]):
             if has["organ.not_present"].search(part):

@@ -29,11 +29,12 @@ _BULLET = re.compile(
     re.IGNORECASE,
 )
 _GOES_ON = re.compile(
-    r"(?:[,:(/&-]|\b(?:an?|the|of|in|on|at|to|for|from|by|with|without|and|or|nor|no|not|is|are|was|were|has|have|been|"
-    r"be|may|could|than|which|that|this|there|any|focal|acute|pleural|definite|significant|large|small|left|right|"
-    r"pulmonary|evidence|lower|upper|visible|via|per))$",
+    r"(?:[,:(/&-]|\b(?:an?|the|of|in|on|at|to|for|from|by|with|without|and|or|nor|is|are|was|were|has|have|been|be|may|"
+    r"could|than|which|that|this|there|via|per|(?P<value>no|not|any|focal|acute|pleural|definite|significant|large|small|"
+    r"left|right|pulmonary|evidence|lower|upper|visible)))$",
     re.IGNORECASE,
 )
+_NAMED = re.compile(r"[:=?]| [-–—] ")
 _RUN_ON = re.compile(r" (?<=[a-z] )(?=[A-Z][a-z]+\b)(?!Swan|Port|Hickman|Dob|Kerley|Foley|Dr|Mr|Ms)")
 _SHORT_FORM = re.compile(r"\b(?:(?:w/o|s/p|r/o|h/o|c/w|d/t)\b|w/(?=[ a-z]))")
 _IN_FULL = {
@@ -62,7 +63,7 @@ def statements(report: str) -> list[str]:
     A line break ends a sentence unless the line was wrapped; bullets, `1.`, `2)`, `(3)` and `a.` always begin one. A
     list's own heading ("Negative for:") is said of each item. What a study was done for and compared with is left out.
     """
-    text = report.strip().replace("**", "")
+    text = report.strip().replace("**", "").replace('"', "")
     text = "\n".join(_unwrapped(text.splitlines())) if "\n" in text or "\r" in text else _without_bullet(text)
     text = _RUN_ON.sub(_break_unless_it_goes_on, text).lower()
     if "/" in text:
@@ -113,7 +114,10 @@ def _unwrapped(lines: list[str]) -> Iterator[str]:
         wrapped = is_prose and length + 1 + len(first) > width
         if has_case:
             wrapped = first[:1].islower() or (wrapped and not first.istitle())
-        if held and line and not bullet and held[-1] not in ".!?;" and (wrapped or _GOES_ON.search(held)):
+        cut_off = _GOES_ON.search(held)
+        if cut_off and cut_off["value"] and _NAMED.search(held):
+            cut_off = None  # "Effusion: small left" is whole.
+        if held and line and not bullet and held[-1] not in ".!?;" and (wrapped or cut_off):
             held, length = f"{held} {line}", len(line)
             continue
         if bullet and held.endswith(":"):
