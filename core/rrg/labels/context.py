@@ -10,23 +10,13 @@ NOTHING = r"(?!)"
 REACH = 400
 """Characters before and after a mention in which words deny or doubt it."""
 
-_PHRASE_ENDS = (
-    r"(?= ?(?:$|[,;:.)\]?]|(?:on|in|at|by|since|and|but|given|with|bilaterally|from|as|based|there|clinically|today|without|after|following|compared|"
-    r"when|completely|entirely|fully|over|within|spontaneously|although|though|or|than|per|again|to|despite)\b))"
-)
 _NAME = r"(?:(?!(?:no|not|without|with|is|are|was|were|has|have|but)\b)[\w-]++ ?+)"
 _SIDE = r"[ (\[]*(?:(?:left|right|[lr])[ :-]+)?(?=\S)"
 _VALUE = re.compile(
     rf"^ ?{_NAME}{{0,4}}(?: ?\([\w ,-]+\))? ?(?:[:=?]| - |[(\[]){_SIDE}"  # "effusion, left: none", "edema (no)"
     rf"|^(?:,? ?{_NAME}){{1,12}}[:=]{_SIDE}"  # "effusion, consolidation or edema: none"
 )
-_STILL_ITS_STATE = re.compile(r", (?:[\w-]+ ){0,2}(?:enlarged|normal|unremarkable|borderline|widened|prominent)(?=$|[,;])")
-_VERB = r"\b(?:is|are|was|were|has|have|remains?|persists?|appears?)\b(?! (?:seen|identified|evident|appreciated)\b(?! [ai][tn]))"
-_STATE = (
-    r"\b(?:in (?:\w+ )?(?:place|situ|position)|at|unchanged|stable|intact|persists?|noted|tip|terminat\w+|"
-    r"(?:small|tiny|trace|minimal|mild|moderate|large|enlarged|(?:in|de)creased|improved|worsened)(?= (?:on|in|at)\b|$|[,;]))\b"
-)
-_SUBJECT = r"(?:(?!(?:and|or|nor|no|not|neither|to|with|which|that)\b)[\w-]++ ){1,5}?"
+_GONE_TOGETHER = re.compile(r"\b((?:removal|resolution|clearing|withdrawal) of (?:(?!with\b|and\b)[\w-]++ ){1,6})and\b")
 
 
 class Context:
@@ -37,12 +27,8 @@ class Context:
 
     def __init__(self, table: dict[str, Any]) -> None:
         lists = {f"{name}.{key}": value for name in _TABLES for key, value in table.get(name, {}).items()}
-        for name in ("negation", "uncertainty"):
-            stated = [f"(?:{pattern}){_PHRASE_ENDS}" for pattern in lists.pop(f"{name}.stated", [])]
-            lists[f"{name}.after"] = [*lists[f"{name}.after"], *stated]
         self._has = {name: words(lists.get(name, [NOTHING])) for name in (*_OPTIONAL, *lists)}
         self._is_strict = "scope" in table
-        self._begins = _begins(lists["scope.starts"], lists["scope.starts_unless_or"]) if self._is_strict else None
         self._silent: int | None = table["mode"].get("silent_organ")
         self._stable: int | None = table["mode"].get("stable_organ")
         self._ends = lru_cache(maxsize=4)(self._ends_uncached)
@@ -68,9 +54,9 @@ class Context:
         """What the sentence says of an organ: in its own comma-separated part first, then after it, then before it."""
         left, right = sentence.rfind(",", 0, start) + 1, sentence.find(",", end)
         right = len(sentence) if right < 0 else right
-        if self._is_strict and (more := _STILL_ITS_STATE.match(sentence, right)):
-            right = more.end()
         has = self._has
+        if more := has["organ.more"].match(sentence, right):
+            right = more.end()
         for part in (sentence[left:right], sentence[end:], sentence[:start]):
             if has["organ.not_present"].search(part):
                 return ABSENT
@@ -97,12 +83,12 @@ class Context:
         return not (self._is_strict and apart)
 
     def _value(self, text: str, start: int, end: int) -> int | None:
-        """What a name is given as its value, as in `effusion (left): none`; None where there is none, or a plain one."""
+        """The label of a name by its value, as in `effusion (left): none`; None where it has none, or a plain one."""
         if not self._is_strict or (name := _VALUE.match(text[end : end + REACH])) is None:
             return None
         value = text[end + name.end() :]
         if self._has["value.absent"].match(value):
-            if "," in name[0] and self._begins and self._begins[0].search(f", {text[:start]}"):
+            if "," in name[0] and self._has["scope.end"].search(f", {text[:start]}"):
                 return None  # "Mild edema, effusion: none."
             return PRESENT if self._has["value.other_side"].search(value) else ABSENT
         first = re.split(r"[,;/(]| with | and ", value, maxsplit=1)[0]
@@ -123,21 +109,21 @@ class Context:
 
     def _ends_uncached(self, which: str, text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Spans of the words that end a scope: those before a mention alone, those on both sides."""
-        before, both = [self._has[f"{which}.end_before"], self._has["scope.end_before"]], [self._has[f"{which}.end"]]
-        if self._begins is not None:
-            before.append(self._begins[1])
-            both += self._has["scope.end"], self._begins[0]
-        return _spans(before, text), _spans(both, text)
+        found = (
+            _spans((self._has[f"{which}.{key}"], self._has[f"scope.{key}"]), text) for key in ("end_before", "end")
+        )
+        return next(found), next(found)
 
     def _plain_uncached(self, sentence: str) -> str:
         """The sentence with its phrases that deny no finding ("no change in") blotted out."""
-        return self._has["scope.void"].sub(lambda match: "_" * len(match[0]), sentence)
+        text = self._has["scope.void"].sub(lambda match: "_" * len(match[0]), sentence)
+        return _GONE_TOGETHER.sub(r"\1nor", text) if self._is_strict and " of " in text else text
 
 
 _TABLES = ("organ", "scope", "negation", "uncertainty", "value")
 _OPTIONAL = (
     *(f"{name}.{key}" for name in ("scope", "negation", "uncertainty") for key in ("end", "end_before")),
-    *("scope.verb", "scope.void", "scope.subject"),
+    *("scope.verb", "scope.void", "scope.subject", "organ.more"),
 )
 
 
@@ -150,16 +136,3 @@ def words(patterns: Sequence[str]) -> re.Pattern[str]:
     symbols = [p for p in patterns if not re.match(r"[\w(\\]", p)]
     whole = [p for p in patterns if p not in symbols]
     return re.compile("|".join([*([rf"\b(?:{'|'.join(f'(?:{p})' for p in whole)})\b"] if whole else []), *symbols]))
-
-
-def _begins(starts: list[str], unless_or: list[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """A comma, a bracket or "and" behind which a new statement begins, not the next item of what is denied.
-
-    It does where the words are said of what is there ("no A, mild B"), unless the list still closes with "or"
-    ("no A, mild B, or C"; for words of size, "no A, large B or C" too), and where what follows has a verb of its own.
-    The second expression, "and" with a verb, holds before a mention alone: "A and B are not seen" denies A too.
-    """
-    first = r"(?:,(?: and| with)?|\band|[(\[]) ?(?=(?:(?:now|only|still) )*(?:{})\b{})".format
-    own = rf", ?(?=(?!and\b){_SUBJECT}(?:{_VERB}|{_STATE}))"
-    both = [first("|".join(starts), r"(?![^:;]*, ?n?or\b)"), first("|".join(unless_or), r"(?![^:;]*\bn?or\b)"), own]
-    return re.compile("|".join(both)), re.compile(rf"\band (?={_SUBJECT}{_VERB})")

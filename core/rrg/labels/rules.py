@@ -48,6 +48,7 @@ class RuleLabeler:
         """`chexpert` reads as the CheXpert labeler does, misreadings included; `strict` as a clinician would."""
         self.name = mode
         table: dict[str, Any] = tomllib.loads((files("rrg.labels") / f"{mode}.toml").read_text(encoding="utf-8"))
+        table = _with_parts(table, table.pop("part", {}))
         self._context = Context(table)
         self._sentences = {"sentences": sentences, "statements": statements}[table["mode"]["split"]]
         start = table["mode"]["word_start"]
@@ -139,3 +140,15 @@ def _whole_words(sentence: str, start: int, end: int) -> tuple[int, int]:
 
 def _any(patterns: Sequence[str], start: str) -> re.Pattern[str]:
     return re.compile(rf"{start}(?:{'|'.join(patterns)})")
+
+
+def _with_parts(entry: Any, parts: dict[str, str | list[str]]) -> Any:
+    """A table of patterns with each `{name}` in them replaced by the part of that name, or by any of a list."""
+    if isinstance(entry, dict):
+        return {key: _with_parts(value, parts) for key, value in entry.items()}
+    if isinstance(entry, list):
+        return [_with_parts(value, parts) for value in entry]
+    while isinstance(entry, str) and (name := re.search(r"\{([a-z_]+)\}", entry)):
+        part = parts[name[1]]
+        entry = entry.replace(name[0], part if isinstance(part, str) else f"(?:{'|'.join(part)})")
+    return entry

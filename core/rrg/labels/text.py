@@ -67,7 +67,9 @@ def statements(report: str) -> list[str]:
     text = "\n".join(_unwrapped(text.splitlines())) if "\n" in text or "\r" in text else _without_bullet(text)
     text = _RUN_ON.sub(_break_unless_it_goes_on, text).lower()
     if "/" in text:
-        text = _SHORT_FORM.sub(lambda match: _IN_FULL[match[0]], text).replace(" / ", "; ")
+        text = _SHORT_FORM.sub(lambda match: _IN_FULL[match[0]], text).replace(
+            " / ", "; " if ":" in text or "(" in text else " or "
+        )
     if "-" in text or not text.isascii():
         text = _DASH.sub(" - ", text)
     if "\t" in text or "|" in text or "..." in text:
