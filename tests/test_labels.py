@@ -60,6 +60,9 @@ ALIKE = {
         "Pneumothorax": 0,
     },
     "There are no XXXX of a pleural effusion.": {"Pleural Effusion": 0},
+    "No acute changes of congestive heart failure.": {"Edema": 0},
+    "Without acute changes of edema.": {"Edema": 0},
+    "No change of the pleural effusion.": {"Pleural Effusion": 1},
     # Phrases that are no mention of what they seem to name.
     "Small pericardial effusion.": {},
     "Massive cervical spondylosis.": {},
@@ -75,6 +78,15 @@ DIFFERENT = {  # sentence: labels in mode `chexpert`, in mode `strict`
     "Clips overlie the mediastinum.": ({"Enlarged Cardiomediastinum": 1}, {}),
     "The heart size and vascularity appear within normal limits.": ({"Cardiomegaly": 1}, {"Cardiomegaly": 0}),
     "Heart size is upper limits of normal.": ({"Cardiomegaly": 1}, {"Cardiomegaly": 0}),
+    "Heart size is mildly enlarged, pulmonary vascularity within normal limits.": (
+        {"Cardiomegaly": 0},
+        {"Cardiomegaly": 1},
+    ),
+    "Heart is enlarged, bony structures within limits.": ({"Cardiomegaly": 0}, {"Cardiomegaly": 1}),
+    "Stable cardiomediastinal silhouette with normal heart size.": (
+        {"Enlarged Cardiomediastinum": -1, "Cardiomegaly": 0},
+        {"Cardiomegaly": 0},
+    ),
     "Congestive heart failure.": ({"Edema": 1, "Cardiomegaly": -1}, {"Edema": 1}),
     "No heart failure.": ({"Edema": 0}, {"Edema": 0}),
     "No displaced rib fractures.": ({"Fracture": 1}, {"Fracture": 0}),
@@ -212,6 +224,7 @@ def test_a_mode_has_phrases_for_each_observation_and_readings_of_observations_on
         "no ", "no no, ", "opacity no ", "no displaced ", "a/", ". ", "previously a nodule ", "a-", "or a to ", "-",
         "no new ", "removal of a ", "the heart size ", "mediastinum and stable ", "may mass or ", "no mass. ",
         "x", "not be ", "\u2028no\u0130 mass ", "\n \n",
+        "no\n", "no mass,\n", "mass: - ", "no mass, ", "mass? ", "no change of a ", "1. ", "w/ mass (", "and mass is ",
     ],
 )  # fmt: skip
 def test_a_degenerate_text_comes_to_an_end(mode: str, phrase: str) -> None:

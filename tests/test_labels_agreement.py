@@ -43,7 +43,8 @@ def labels(generate: ModuleType) -> Any:
 def test_all_four_classes_agree_with_the_original(generate: ModuleType, labels: Any) -> None:
     agrees = generate.agrees(labels)
     assert agrees.shape == (1611, 14)
-    assert agrees.mean() >= 0.99
+    assert agrees.mean() >= 0.9955
+    assert agrees.all(1).mean() >= 0.953
 
 
 def test_they_agree_on_the_studies_that_the_rules_were_not_written_on(generate: ModuleType, labels: Any) -> None:

@@ -16,6 +16,7 @@ _VALUE = re.compile(
     rf"^ ?{_NAME}{{0,4}}(?: ?\([\w ,-]+\))? ?(?:[:=?]| - |[(\[]){_SIDE}"  # "effusion, left: none", "edema (no)"
     rf"|^(?:,? ?{_NAME}){{1,12}}[:=]{_SIDE}"  # "effusion, consolidation or edema: none"
 )
+# "Removal of A and left B": of what is gone, "and" begins nothing new.
 _GONE_TOGETHER = re.compile(r"\b((?:removal|resolution|clearing|withdrawal) of (?:(?!with\b|and\b)[\w-]++ ){1,6})and\b")
 
 
@@ -88,7 +89,7 @@ class Context:
             return None
         value = text[end + name.end() :]
         if self._has["value.absent"].match(value):
-            if "," in name[0] and self._has["scope.end"].search(f", {text[:start]}"):
+            if "," in name[0] and self._has["scope.end_before"].search(f", {text[:start]}"):
                 return None  # "Mild edema, effusion: none."
             return PRESENT if self._has["value.other_side"].search(value) else ABSENT
         first = re.split(r"[,;/(]| with | and ", value, maxsplit=1)[0]

@@ -17,12 +17,14 @@ _STOP = re.compile(
     rf"[.!\n](?:(?<=\n)|{_ABBREVIATION}(?<!\be\.g.)(?<!\bi\.e.)[.!]*(?=\s|$)|(?<=[a-z\d][a-z)]\.)(?=[a-z])|(?<=\.)\.+)"
 )
 _ANSWER = re.compile(
-    r"\?+\s*(?=(?:yes|no|none|nil|absent|present|neg(?:ative)?|pos(?:itive)?|possibl[ey]|probabl[ey]|likely|unlikely|"
-    r"resolved|stable|unchanged|trace|tiny|small|mild|minimal|moderate|large|severe|not)\b(?: \w+)?\s*(?:[.,;!)\n]|$))"
+    r"\?+\s*(?=(?:yes|no|none|nil|absent|present|neg(?:ative)?|pos(?:itive)?|possibl[ey]|probabl[ey]|likely|unlikely|not|"
+    r"resolved|stable|unchanged|improved|worse|trace|tiny|small|mild|minimal|moderate|large|severe|bilateral|cannot)\b"
+    r"(?:,? (?:on|in|at|the|left|right|both|sided?|bases?|seen|present|identified|evidence|be|excluded|small|mild)\b)*"
+    r"(?:-sided)?\s*(?:[.,;!)\n]|$))"
 )
 _QUESTION = re.compile(r"(?<=[\w)])\?+(?=\s|$)")
 _INLINE_ITEM = re.compile(
-    r"(?:^|(?<=[\s.,;:!?]))(?:#\d\b|\(?(?:\d{1,2}(?:[.)](?!\d)|\s?-\s)|[a-h]\)))\s*(?=[a-z])|\s[*•●▪]\s"
+    r"(?:^|(?<=[\s.,;:!?]))(?:#\d\b|\(?(?:\d{1,2}(?:[.)](?!\d)|\s?-\s)|[a-h]\)))[ ]*(?=[a-z])|\s[*•●▪]\s"
 )
 _BULLET = re.compile(
     r"(?:[-–—*•●○▪◦·>+→#]+(?=\s|[^\W\d])|\(?\d{1,2}(?:[.)/:](?!\d)|\s*[-–—](?=\s))|\(?(?:[a-z]|[ivx]{1,4})[.)](?=\s))\s*",
@@ -46,6 +48,7 @@ _LEADERS = re.compile(r"[\s:]*(?:[\t|]+|\.{4,}|(?<=\s)\.{3,}(?=\s))\s*")
 _HEAD_OF_LIST = re.compile(
     r"\b(no|of|for|without|out|excluded|absent|there (?:is|are))(?: the following)?\s*:\s*(?=\w)"
 )
+_WORD = re.compile(r"\w")
 _NOT_SEEN_HERE = re.compile(
     r"^(?:(?:clinical |patient |relevant )?(?:history|information|indications?|details|question|data)|comparisons?|"
     r"technique|referral|reason for [\w ]+)\s*:"
@@ -80,7 +83,8 @@ def statements(report: str) -> list[str]:
         text = _QUESTION.sub(" ?\n", _ANSWER.sub(": ", text))
     text = re.sub(r"(?<=\d) \. (?=\d)", ".", text) if " . " in text else text
     text = _INLINE_ITEM.sub("\n", _or_for_slash(text))
-    return [piece for piece in _pieces(_STOP.split(text)) if ":" not in piece or not _NOT_SEEN_HERE.match(piece)]
+    pieces = _pieces(_STOP.split(text))
+    return [s for s in pieces if (s[0].isalnum() or _WORD.search(s)) and not (":" in s and _NOT_SEEN_HERE.match(s))]
 
 
 def _or_for_slash(text: str) -> str:
@@ -116,10 +120,11 @@ def _unwrapped(lines: list[str]) -> Iterator[str]:
         wrapped = is_prose and length + 1 + len(first) > width
         if has_case:
             wrapped = first[:1].islower() or (wrapped and not first.istitle())
-        cut_off = _GOES_ON.search(held)
-        if cut_off and cut_off["value"] and _NAMED.search(held):
+        cut_off = _GOES_ON.search(held, max(0, len(held) - 20))
+        if cut_off and cut_off["value"] and _NAMED.search(held, max(0, len(held) - 100)):
             cut_off = None  # "Effusion: small left" is whole.
-        if held and line and not bullet and held[-1] not in ".!?;" and (wrapped or cut_off):
+        goes_on = held and line and not bullet and held[-1] not in ".!?;" and len(held) < LONGEST_SENTENCE
+        if goes_on and (wrapped or cut_off):
             held, length = f"{held} {line}", len(line)
             continue
         if bullet and held.endswith(":"):
