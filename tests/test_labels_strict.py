@@ -61,6 +61,14 @@ KINDS: dict[str, dict[str, dict[str, int | None]]] = {
             "Pneumothorax": 0,
         },
         "Heart size: stable, mildly enlarged": {"Cardiomegaly": 1},
+        "Edema (mild), effusion (small, bilateral), pneumothorax (absent)": {
+            "Edema": 1,
+            "Pleural Effusion": 1,
+            "Pneumothorax": 0,
+        },
+        "Acute consolidation: No acute consolidation.": {"Consolidation": 0},
+        "[x] Cardiomegaly [ ] Effusion": {"Cardiomegaly": 1, "Pleural Effusion": 0},
+        "Edema is: absent. Is the heart enlarged? No.": {"Edema": 0, "Cardiomegaly": 0},
     },
     "lines, bullets and numbers": {
         "• No focal consolidation\n• Moderate right pleural effusion\n• Stable cardiomegaly": {
@@ -191,6 +199,8 @@ KINDS: dict[str, dict[str, dict[str, int | None]]] = {
         "Left basilar opacity, pneumonia not excluded.": {"Lung Opacity": 1, "Pneumonia": -1},
         "Pneumonia and edema are both possible.": {"Pneumonia": -1, "Edema": -1},
         "Masslike opacity in the right hilum.": {"Lung Lesion": 1, "Lung Opacity": 1},
+        "Opacity, ?infection.": {"Lung Opacity": 1, "Pneumonia": -1},
+        "Early pneumonia, please correlate clinically.": {"Pneumonia": -1},
         "Lung cancer in the left upper lobe.": {"Lung Lesion": 1},
         "Indication: rule out pneumothorax. Findings: No pneumothorax.": {"Pneumothorax": 0},
     },

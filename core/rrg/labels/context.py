@@ -12,9 +12,9 @@ REACH = 400
 
 _NAME = r"(?:(?!(?:no|not|without|with|is|are|was|were|has|have|but)\b)[\w-]++ ?+)"
 _SIDE = r"[ (\[]*(?:(?:left|right|[lr])[ :-]+)?(?=\S)"
-_VALUE = re.compile(
-    rf"^ ?{_NAME}{{0,4}}(?: ?\([\w ,-]+\))? ?(?:[:=?]| - |[(\[]){_SIDE}"  # "effusion, left: none", "edema (no)"
-    rf"|^(?:,? ?{_NAME}){{1,12}}[:=]{_SIDE}"  # "effusion, consolidation or edema: none"
+_VALUE = re.compile(  # "effusion, left: none", "edema (no)"; "effusion, consolidation or edema: none"
+    rf"^ ?{_NAME}{{0,4}}(?:(?:is|are)\b)?(?: ?\([\w ,-]+\))? ?(?:[:=?]| - |[(\[]){_SIDE}"
+    rf"|^(?:,? ?{_NAME}){{1,12}}[:=]{_SIDE}"
 )
 # "Removal of A and left B": of what is gone, "and" begins nothing new.
 _GONE_TOGETHER = re.compile(r"\b((?:removal|resolution|clearing|withdrawal) of (?:(?!with\b|and\b)[\w-]++ ){1,6})and\b")
@@ -80,7 +80,8 @@ class Context:
         if (match := self._has[which].search(after)) is None:
             return False
         between = after[: match.start()]
-        apart = between.count(",") == 1 and between.strip(" ,") and not re.search(r"\b(?:and|or)\b", between)
+        elsewhere = (between.count(",") == 1 and between.strip(" ,")) or ")," in between
+        apart = elsewhere and not re.search(r"\b(?:and|or)\b", between)
         return not (self._is_strict and apart)
 
     def _value(self, text: str, start: int, end: int) -> int | None:

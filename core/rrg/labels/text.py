@@ -48,6 +48,7 @@ _LEADERS = re.compile(r"[\s:]*(?:[\t|]+|\.{4,}|(?<=\s)\.{3,}(?=\s))\s*")
 _HEAD_OF_LIST = re.compile(
     r"\b(no|of|for|without|out|excluded|absent|there (?:is|are))(?: the following)?\s*:\s*(?=\w)"
 )
+_CHECKED = re.compile(r"\[([ x]?)\]\s*([^\[\]\n]+?)\s*(?=\[|\n|$)")
 _WORD = re.compile(r"\w")
 _NOT_SEEN_HERE = re.compile(
     r"^(?:(?:clinical |patient |relevant )?(?:history|information|indications?|details|question|data)|comparisons?|"
@@ -77,6 +78,8 @@ def statements(report: str) -> list[str]:
         text = _DASH.sub(" - ", text)
     if "\t" in text or "|" in text or "..." in text:
         text = _LEADERS.sub(": ", text)
+    if text.startswith(("[ ]", "[]", "[x]")):
+        text = _CHECKED.sub(lambda match: f"{match[2]}: {'yes' if match[1] == 'x' else 'no'}\n", text)
     if ":" in text:
         text = _HEAD_OF_LIST.sub(r"\1 ", text)
     if "?" in text:
