@@ -202,7 +202,7 @@ KINDS: dict[str, dict[str, dict[str, int | None]]] = {
         "Opacity, ?infection.": {"Lung Opacity": 1, "Pneumonia": -1},
         "Early pneumonia, please correlate clinically.": {"Pneumonia": -1},
         "Lung cancer in the left upper lobe.": {"Lung Lesion": 1},
-        "Indication: rule out pneumothorax. Findings: No pneumothorax.": {"Pneumothorax": 0},
+        "Indication: possible effusion. Findings: No effusion.": {"Pleural Effusion": 0},
     },
     "the past": {
         "Evidence of previous granulomatous infection.": {"Pneumonia": None},
