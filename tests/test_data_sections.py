@@ -75,6 +75,76 @@ def test_a_misspelt_header(header: str) -> None:
     assert read(" NDICATION: Cough.").indication == "Cough."
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Findings: Clear.\n Impresion: Normal.\n",
+        "Findngs:\n Clear.\n\n Imprssion\n\n Normal.\n",
+        "FINDINGS: Clear. Impresson: Normal.\n",
+        "FINDINGS: CLEAR. IMPRESSON: NORMAL.\n",
+        "FINDINGS: Clear.\n Findings and Impresion: Normal.\n",
+        "FINDINGS; Clear.\n IMPRESSION - Normal.\n",
+    ],
+)
+def test_a_header_that_is_misspelt_in_any_case_keeps_the_impression_out_of_the_findings(text: str) -> None:
+    found = read(f" {text}")
+    assert (found.findings.lower(), found.impression.lower()) == ("clear.", "normal.")
+
+
+PROSE = [
+    "IN COMPARISON WITH THE PRIOR STUDY: LUNGS ARE CLEAR.",
+    "COMPARED TO THE PREVIOUS\n EXAM: NO CHANGE.",
+    "IN COMPARISON WITH THE PRIOR\n STUDY A NODULE IS SEEN.",
+    "ON TODAY'S STUDY: the lungs are clear.",
+    "LUNGS ARE CLEAR ON THE LATERAL EXAMINATION: NO EFFUSION.",
+    "ON FOLLOW-UP STUDY: CLEAR.",
+    "NO NEW FINDINGS: LUNGS CLEAR.",
+    "PATIENT WITH A SMOKING HISTORY: EMPHYSEMA.",
+    "COMPARISON WITH THE PRIOR STUDY: CLEAR.",
+    "CLEAR FOR\n COMPARISON of ___ was used.",
+    "In the interim.\n Other findings: none.\n Bones: intact.",
+]
+
+
+@pytest.mark.parametrize("text", PROSE)
+@pytest.mark.parametrize(
+    "header", ["FINDINGS: ", "FINDINGS:\n\n Clear before.\n\n ", "IMPRESSION: ", "CHEST, TWO VIEWS: "]
+)
+def test_a_word_of_the_headers_within_a_sentence_cuts_nothing(header: str, text: str) -> None:
+    found = read(f" {header}{text}\n\n TECHNIQUE: AP.\n")
+    expected = " ".join(text.split())
+    assert (found.findings or found.impression).removeprefix("Clear before. ") == expected
+    assert found.comparison == found.history == ""
+
+
+def test_a_header_right_behind_findings_on_its_line_is_text() -> None:
+    assert read(" FINDINGS: COMPARISON: ___. Clear.\n") == Sections("COMPARISON: ___. Clear.")
+
+
+def test_capitals_without_a_full_stop_still_have_headers() -> None:
+    found = read(" HISTORY: FALL COMPARISON: NONE FINDINGS: CLEAR LUNGS IMPRESSION: NORMAL\n")
+    assert found == Sections("CLEAR LUNGS", "NORMAL", history="FALL", comparison="NONE")
+
+
+def test_of_two_views_the_last_with_text_counts() -> None:
+    text = " CHEST, TWO VIEWS: First.\n\n CHEST, PORTABLE: Second.\n\n LATERAL VIEW:\n\n IMPRESSION: Normal.\n"
+    assert read(text) == Sections("Second.", "Normal.")
+
+
+def test_a_view_below_an_empty_findings_is_no_text() -> None:
+    assert read(" FINDINGS:\n\n CHEST, TWO VIEWS: Clear.\n\n IMPRESSION: Normal.\n") == Sections("Clear.", "Normal.")
+
+
+def test_parts_of_the_chest_below_a_view_are_no_views() -> None:
+    found = read(" CHEST, TWO VIEWS: Clear.\n\n CHEST WALL: Normal.\n\n RIBS: Intact.\n\n CHEST TUBES: None.\n")
+    assert found.findings == "Clear. CHEST WALL: Normal. RIBS: Intact. CHEST TUBES: None."
+
+
+def test_other_findings_do_not_replace_the_findings() -> None:
+    found = read(" FINDINGS: Clear.\n\n OTHER FINDINGS: Old scar.\n\n IMPRESSION: Normal.\n\n NEW FINDINGS: None.\n")
+    assert found == Sections("Clear. OTHER FINDINGS: Old scar.", "Normal.")
+
+
 def test_without_any_header_nothing_is_findings() -> None:
     text = " FINAL REPORT\n CHEST, PA AND LATERAL.\n\n The lungs are clear.  The heart is normal.\n"
     assert read(text) == Sections()

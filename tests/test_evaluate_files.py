@@ -57,7 +57,7 @@ def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> No
         ("a.jsonl", '{"id": "a", "report": " \\n"}', "line 1: report is empty (if the model wrote nothing, add --al"),
         ("a.csv", "id,report\na,nan\n", "line 2: report is nan, not text"),
         ("a.csv", "id,report\nNaN,x\n", "line 2: id is NaN, not text"),
-        ("a.jsonl", '{"id": "a", "report": " None"}', "line 1: report is None, not text"),
+        ("a.jsonl", '{"id": "a", "report": "None."}', "line 1: report is None., not text (if the model wrote"),
         ("a.jsonl", '{"id": "a", "report": NaN}', "line 1: report: Input should be a valid string"),
         ("a.jsonl", '{"id": "a", "report": 3}', "line 1: report: Input should be a valid string"),
         ("a.jsonl", '{"id": "a", "report": ["x", "y"]}', "line 1: report: Input should be a valid string"),

@@ -17,6 +17,7 @@ from rrg.data.importing import IMAGES, Entries, Film, Reading, Unsound, find_fil
 from rrg.data.listing import archives_of, inside, need_folder
 from rrg.data.study import SPLITS, Split, relative_name
 from rrg.data.tables import records, refuse
+from rrg.data.voids import stated
 from rrg.errors import DataError, UsageError
 from rrg.observations import OBSERVATIONS
 
@@ -183,7 +184,8 @@ def _image(where: str, row: dict[str, Any] | str) -> _Image:
 
 
 def _text(row: Mapping[str, str], *sections: str) -> str:
-    return " ".join(" ".join(row.get(section, "") for section in sections).split())
+    found = (stated(row.get(section, ""), section == "section_comparison") for section in sections)
+    return " ".join(" ".join(found).split())
 
 
 def _listed(path: Path, known: Collection[str], entries: Entries, notes: list[str]) -> tuple[dict[str, Split], str]:

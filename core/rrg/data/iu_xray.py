@@ -18,6 +18,7 @@ from rrg.data.listing import inside, listing
 from rrg.data.open_i import Report
 from rrg.data.splits import ANNOTATION
 from rrg.data.study import Split, describe, relative_name
+from rrg.data.voids import stated
 from rrg.errors import DataError, UsageError
 
 LICENCE = (
@@ -122,8 +123,8 @@ def _read_annotation(src: Path, path: Path, entries: Entries, notes: list[str]) 
         try:
             if item.split not in (None, split):
                 raise Unsound("study in two splits", f"study {item.id} stands in {split} but says {item.split!r}")
-            if not item.report.strip():
-                raise Unsound("no findings", f"study {item.id} has an empty report")
+            if not stated(item.report):
+                raise Unsound("no findings", f"study {item.id} has an empty report: {item.report[:40]!r}")
             uid = item.uid or item.id.split("_")[0]
             if not re.fullmatch(r"CXR\d+", uid):
                 raise Unsound("malformed entry", f"id {item.id!r} is not IU X-Ray's (CXR and a number)")

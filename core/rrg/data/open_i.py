@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from rrg.data.archives import Member
 from rrg.data.importing import Entries, Film, Unsound
 from rrg.data.listing import contents
+from rrg.data.voids import stated
 
 REPORTS = "ecgen-radiology"
 MAX_XML_BYTES = 1 << 20  # the collection's largest report has 9 kB
@@ -26,7 +27,7 @@ class Report:
 
     @property
     def findings(self) -> str:
-        return self.sections.get("findings", "")
+        return stated(self.sections.get("findings", ""))
 
 
 def report_files(files: Mapping[str, Film]) -> dict[str, Film]:

@@ -14,8 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
+from rrg.data.voids import stated
 from rrg.errors import DataError, UsageError
 from rrg.observations import OBSERVATIONS
 
@@ -27,11 +37,22 @@ MAX_METADATA_BYTES = 2 << 30
 MAX_LINE_BYTES = 2 << 20
 MAX_CARD_BYTES = 16 << 20
 MAX_FILM_BYTES = 256 << 20
+MAX_TEXT = 1 << 16
 MAX_PHRASES, MAX_PHRASE = 256, 512
 
 # Together they keep a study's line below MAX_LINE_BYTES.
 _Name = Annotated[str, Field(min_length=1, max_length=256)]
-_Text = Annotated[str, Field(max_length=1 << 16)]
+_NULL = BeforeValidator(lambda text: "" if text is None else text)
+_Text = Annotated[str, Field(max_length=MAX_TEXT), _NULL, AfterValidator(stated)]
+_Comparison = Annotated[str, Field(max_length=MAX_TEXT), _NULL, AfterValidator(lambda text: stated(text, True))]
+# Null in JSON: readers that infer a column's type from its first lines take dates for times, and "" for a text.
+_Date = Annotated[
+    str,
+    Field(pattern=r"^(\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d)?)?$"),
+    _NULL,
+    PlainSerializer(lambda date: date or None, str | None, when_used="json"),
+]
+_View = Annotated[str, Field(max_length=256), AfterValidator(stated)]
 
 _NAMES = frozenset(OBSERVATIONS)
 _VALUES = frozenset({1.0, 0.0, -1.0, None})
@@ -51,7 +72,9 @@ class Study(BaseModel):
     `labels` holds every one of the 14 observations: 1 present, 0 absent, -1 uncertain, None not mentioned.
     `views` is empty, or names the view of each film ("frontal", "lateral", or whatever the source says); `positions`
     likewise the patient's ("erect", "recumbent"). `date` is ISO 8601, as the source shifted it ("2180-05-06" or
-    "2180-05-06T21:30:14"); empty where it is not known.
+    "2180-05-06T21:30:14"); empty, and null in the file, where it is not known.
+    A text that states nothing, such as "nan" or ".", is read as empty (`rrg.data.voids`); findings stay as they are,
+    for `rrg data check` to show, and no folder that has such opens otherwise.
     `phrases` are the key phrases of the findings (`rrg data phrases`); None: not drawn out yet.
     """
 
@@ -61,14 +84,14 @@ class Study(BaseModel):
     patient: _Name
     split: Split
     file_names: Annotated[list[Annotated[_Name, AfterValidator(relative_name)]], Field(min_length=1, max_length=64)]
-    findings: _Text
+    findings: Annotated[str, Field(max_length=MAX_TEXT), _NULL]
     impression: _Text = ""
     indication: _Text = ""
     history: _Text = ""
-    comparison: _Text = ""
-    date: Annotated[str, Field(pattern=r"^(\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d)?)?$")] = ""
-    views: list[Annotated[str, Field(max_length=256)]] = []
-    positions: list[Annotated[str, Field(max_length=256)]] = []
+    comparison: _Comparison = ""
+    date: _Date = ""
+    views: list[_View] = []
+    positions: list[_View] = []
     labels: dict[str, float | None]
     phrases: Annotated[list[Annotated[str, Field(max_length=MAX_PHRASE)]], Field(max_length=MAX_PHRASES)] | None = None
 
@@ -116,12 +139,18 @@ class StudyFolder:
         """Read and validate a folder.
 
         Raises DataError that lists every problem with its line number: a line that is not JSON or not a `Study`, an
-        id given twice, a study in two splits, a film that is missing or absurdly large, counts unlike the card's.
+        id given twice, a study in two splits, findings that state nothing, a film that is missing or absurdly large,
+        counts unlike the card's.
         Films are looked up, not decoded: `read_film` and the importers do that.
         """
         path = Path(path)
         card, lines, problems = read_folder(path)
         studies = list(lines.values())
+        problems += [
+            f"line {number}: findings of study {study.id} state nothing: {study.findings.strip()[:40]!r}"
+            for number, study in lines.items()
+            if not stated(study.findings)
+        ]
         problems += _missing_films(path, lines)
         found = count(studies)
         if "counts" in card and not problems and card["counts"] != found:

@@ -137,6 +137,8 @@ def compare(
     reports = {name: [given[study.id].report for study in studies] for name, given in by_id.items()}
     statistics, notes = _statistics(reports, studies, form, label, exact)
     for name, given in by_id.items():
+        if empty := sum(not text for text in reports[name]):
+            notes.append(f"{empty} reports of {name} state nothing (empty, or such as 'nan') and count as empty")
         if len(given) > len(studies):
             notes.append(f"{len(given) - len(studies)} studies of {name} are left out, since not all systems have them")
     first, *others = systems

@@ -94,6 +94,9 @@ def evaluate(
         form = protocol_for(protocol, folder.card, rules, train, section)
         cases = _cases(predictions, folder, split, section)
     notes = cases.notes
+    if empty := sum(not p.report for p in predictions):
+        said = "state nothing (empty, or such as 'nan') and count as empty"
+        notes.append(f"{empty} of {len(predictions)} reports {said}")
     references = [form.reference(text) for text in cases.references]
     truth, truth_by = _reference_labels(cases, label, reference_labels)
 

@@ -5,19 +5,20 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rrg.data.documents import rows
 from rrg.data.tables import refuse
+from rrg.data.voids import stated
 from rrg.errors import DataError
 from rrg.evaluate.fields import Taken, known, take
 
 FILE = "predictions.jsonl"
 MAX_REPORT = 1 << 16
 """Characters, as a study's findings."""
-_NAN, _VOID = ("nan", "<na>"), ("null", "none", "n/a")
-"""What programs write for nothing."""
 _COUNTED = re.compile(r"\d+\.0+")
+_NAN = ("nan", "<na>")  # what programs write for an id that is missing
+_Report = Annotated[str, Field(max_length=MAX_REPORT), AfterValidator(stated)]
 
 
 class Exemplar(BaseModel):
@@ -30,13 +31,16 @@ class Exemplar(BaseModel):
 
 
 class Prediction(BaseModel):
-    """One study's generated report; `exemplar` and `probabilities` where the method has them."""
+    """One study's generated report; `exemplar` and `probabilities` where the method has them.
+
+    A report or reference that states nothing, such as "nan" or ".", is read as empty (`rrg.data.voids`).
+    """
 
     model_config = ConfigDict(frozen=True)
 
     id: str = Field(min_length=1)
-    report: str = Field(max_length=MAX_REPORT)
-    reference: str = Field(default="", max_length=MAX_REPORT)
+    report: _Report
+    reference: _Report = ""
     exemplar: Exemplar | None = None
     probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
 
@@ -70,16 +74,18 @@ def read_predictions(
         fields = _fields(record, taken)
         if counted:
             fields["id"] = fields["id"].partition(".")[0]
-        if void := [name for name in ("id", "report") if _is_void(fields.get(name), written=allow_empty)]:
-            problems.append(f"{where}: {void[0]} is {fields[void[0]].strip()}, not text")
+        if isinstance(name := fields.get("id"), str) and name.strip().lower() in _NAN:
+            problems.append(f"{where}: id is {name.strip()}, not text")
             continue
         try:
             prediction = Prediction.model_validate(fields)
         except ValidationError as error:
             problems.append(f"{where}: {_describe(error)}")
             continue
-        if not allow_empty and not prediction.report.strip():
-            problems.append(f"{where}: report is empty (if the model wrote nothing, add --allow-empty)")
+        if not allow_empty and not prediction.report:
+            given = str(fields["report"]).strip()
+            state = f"{given[:40]}, not text" if given else "empty"
+            problems.append(f"{where}: report is {state} (if the model wrote nothing, add --allow-empty)")
         if prediction.id in places:
             problems.append(f"{where}: id {prediction.id} was already given on {places[prediction.id]}")
         places.setdefault(prediction.id, where)
@@ -98,7 +104,7 @@ def _fields(record: dict[str, Any], taken: Taken) -> dict[str, Any]:
     for role, names in (("report", taken.report), ("reference", taken.reference)):
         texts = [_one(record[name]) for name in names if name in record]
         if role == "reference" or len(texts) > 1:
-            texts = [text for text in texts if text is not None and not _is_void(text)]
+            texts = [text for text in texts if text is not None and (not isinstance(text, str) or stated(text))]
         if texts:
             found[role] = texts[0] if len(texts) == 1 else " ".join(map(str, texts))
     return found
@@ -114,11 +120,6 @@ def _id(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(int(value) if value == int(value) else value)
     return _one(value)
-
-
-def _is_void(value: Any, written: bool = False) -> bool:
-    """written: a model may have written it, unless it is NaN."""
-    return isinstance(value, str) and value.strip().lower() in (_NAN if written else (*_NAN, *_VOID))
 
 
 def _describe(error: ValidationError) -> str:

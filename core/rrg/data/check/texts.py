@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from rrg.data.check.findings import Finding, some
 from rrg.data.study import SPLITS, Split, Study
+from rrg.data.voids import stated
 from rrg.errors import UsageError
 from rrg.evaluate.protocol import RULES, Rules, clean, rules_for
 from rrg.observations import OBSERVATIONS
@@ -48,7 +49,7 @@ class Reports:
         bar = tqdm(studies, "reports", unit="report", leave=False, disable=None if progress else True)
         for i, study in enumerate(bar):
             cleaned = " ".join(clean(study.findings, rules).split())
-            if not any(map(str.isalnum, cleaned)):
+            if not (stated(study.findings) and any(map(str.isalnum, cleaned))):
                 self.empty.append(i)
             self.hashes["as_is"].append(_hash(" ".join(study.findings.lower().split())))
             self.hashes["cleaned"].append(_hash(cleaned))
@@ -131,12 +132,13 @@ def repeated(reports: Reports) -> Finding:
 
 
 def empty(reports: Reports) -> Finding:
-    """Reports without a word."""
+    """Reports without a word, or with a program's word for no text alone."""
     found = [reports.studies[i] for i in reports.empty]
     if not found:
         return Finding("empty", "empty reports", "ok", "none, before or after cleaning", numbers={"reports": 0})
     return Finding(
-        "empty", "empty reports", "error", f"{some(len(found), 'report')} without a letter or digit after cleaning",
+        "empty", "empty reports", "error",
+        f"{some(len(found), 'report')} without a letter or digit after cleaning, or of a void such as 'nan' and 'None'",
         "Leave these studies out: there is nothing to learn or to score.",
         [f"study {study.id} ({study.split}): {_short(study.findings)}" for study in found],
         numbers={"reports": len(found)},
