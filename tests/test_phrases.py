@@ -87,6 +87,18 @@ def test_a_plain_sentence_gives_its_phrases(sentence: str) -> None:
     assert key_phrases(sentence) == SENTENCES[sentence]
 
 
+@pytest.mark.parametrize(
+    "measure",
+    [
+        "1.5-cm", "1.5 cm", "1.5cm", "3-4 mm", "1.5-2.0 cm", "1.5- to 2-cm", "5 to 6 mm", "1.5 x 2.0 cm", "1.5x2-cm",
+        "2 cm x 3 cm", "1.2 by 3 cm", ".5 cm", "0,5 cm", "1.5-cm-thick", "10%", "2.5 %", "1.5-millimeter", "1/2-inch",
+    ],
+)  # fmt: skip
+def test_a_measure_stays_whole(measure: str) -> None:
+    assert key_phrases(f"A {measure} nodule in the left lung.") == [f"{measure} nodule in left lung"]
+    assert key_phrases(f"There is no {measure} nodule.") == []
+
+
 @pytest.mark.parametrize("sentence", NOTHING)
 def test_what_is_absent_uncertain_or_no_finding_gives_nothing(sentence: str) -> None:
     assert key_phrases(sentence) == []

@@ -133,6 +133,26 @@ def test_a_measurement_qualifies_and_is_no_phrase() -> None:
     assert phrases_of_annotation(found) == ["et tube terminates 2 cm above carina"]
 
 
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ("3 . 5 cm", "3.5 cm"), ("1 . 5 - cm", "1.5-cm"), ("right - sided", "right-sided"), ("10 %", "10%"),
+        ("4 - 5 mm", "4-5 mm"), ("patient ' s", "patient's"), ("thick - walled", "thick-walled"), ("3 x 4 cm", "3 x 4 cm"),
+        ("2 , 5 cm", "2,5 cm"), ("peg - j - shaped", "peg-j-shaped"),
+    ],
+)  # fmt: skip
+def test_marks_that_are_tokens_of_their_own_are_joined(tokens: str, expected: str) -> None:
+    parts = [(tokens, "OBS-MEASURE-DP", ("modify", "2")), ("mass", "OBS-DP")]
+    assert phrases_of_annotation(annotation(f"A {tokens} mass", *parts, long=True)) == [f"{expected} mass"]
+
+
+def test_a_hyphen_between_the_entities_of_one_word_joins_them_and_a_dash_does_not() -> None:
+    side = [("right", "ANAT-DP", ("modify", "3")), ("sided", "ANAT-DP", ("modify", "3")), ("mass", "OBS-DP")]
+    assert phrases_of_annotation(annotation("right - sided mass", *side, long=True)) == ["right-sided mass"]
+    dash = [("opacity", "OBS-DP"), ("small", "OBS-DP", ("modify", "1"))]
+    assert phrases_of_annotation(annotation("opacity - small", *dash, long=True)) == ["opacity small"]
+
+
 def test_without_the_text_later_anatomy_is_joined_by_in() -> None:
     found = annotation("mass of liver", ("mass", "OBS-DP", ("located_at", "2")), ("liver", "ANAT-DP"))
     del found["text"]

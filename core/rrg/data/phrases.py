@@ -31,7 +31,13 @@ figure that its text lacks, and its examples are drawn for each report from a po
 
 _LEXICON: dict[str, str] = {word: table["letter"] for table in _TABLE.values() for word in table.get("words", [])}
 _SEVERAL = "|".join(sorted((word for word in _LEXICON if " " in word), key=len, reverse=True))
-_WORD = re.compile(rf"\b(?:{_SEVERAL})s?\b|\d+\.\d+|\w[\w'-]*|[^\w\s]")
+# A measure is one word, however it is written: 1.5-cm, 3 x 4 mm, 1.5- to 2-cm, 10 %, .5 cm-thick.
+_NUMBER = r"(?:\d+(?:[.,]\d+)?|(?<![\w.])[.,]\d+)"
+_UNIT = "(?:mm|cm|ml|cc|millimet(?:er|re)s?|centimet(?:er|re)s?|inch(?:es)?|percent|%)"
+_MEASURE = (
+    f"{_NUMBER}(?:(?: ?-?{_UNIT})? ?-?(?: (?:by|to|or)|[x×/–-]) ?{_NUMBER}){{0,3}} ?-? ?{_UNIT}(?!\\w)(?:-[a-z]+)*"
+)
+_WORD = re.compile(rf"\b(?:{_SEVERAL})s?\b|{_MEASURE}|\d+(?:\.\d+)+(?:-[a-z][\w'-]*)?|\w[\w'-]*|[^\w\s]")
 _STOP = re.compile(rf"\b(?:{'|'.join(_TABLE['stop']['patterns'])})\b")
 
 # A phrase is a regular expression over the letters of a sentence's words, as phrases.toml gives them; X is any other.
@@ -49,6 +55,10 @@ _PHRASE = re.compile(
     f"|[MBF]*(?:[QK]C(?=[MF]*[QK]))?[MF]*(?P<state>[QK])[QKMBFH]*{_NOUN}(?:C{_NOUN}(?![VQK]))?{_TAIL}"
 )
 _STATE, _PLACES = re.compile("M*[QK]"), re.compile(_SUBJECT)
+# RadGraph-XL's text has its marks as tokens: "3 . 5 cm", "right - sided", "port - a - cath", "10 %".
+_TOKEN_MARK = re.compile(
+    r"(?<=\d) (?=[.,] \d)|(?<=\d [.,]) (?=\d)|(?<=\w) (?=[-–/'’] \w)|(?<=\w [-–/'’]) (?=\w)|(?<=\d) (?=%)"
+)
 _LABEL = "^(OBS|ANAT)-(DP|DA|U)$|^(Observation|Anatomy)(::measurement)?::(definitely (present|absent)|uncertain)$"
 _BULLET = re.compile(r"(?:\s*(?:[-*•–]|\(?\d{1,3}[.):](?!\d)))*\s*")
 
@@ -92,7 +102,7 @@ def _letter(word: str) -> str:
     if re.fullmatch(r"[ctls]\d{1,2}(?:-[ctls]?\d{1,2})?", word):  # a vertebra
         return "A"
     _, hyphen, last = word.rpartition("-")
-    return "M" if word[0].isdigit() else _letter(last) if hyphen and last else "X"
+    return "M" if re.match(r"[.,]?\d", word) else _letter(last) if hyphen and last else "X"
 
 
 def _states(sentence: str, words: Sequence[_Word], match: re.Match[str]) -> Iterator[str]:
@@ -187,8 +197,18 @@ def _modified(present: Mapping[str, _Entity], names: Sequence[str]) -> list[_Ent
 
 
 def _text(entities: Sequence[_Entity], tokens: Sequence[str]) -> str:
-    joints = ["and " * (tokens[a.end_ix + 1 : b.start_ix] == ["and"]) for a, b in pairwise(entities)]
-    return " ".join(joint + entity.tokens.lower() for joint, entity in zip(["", *joints], entities, strict=False))
+    joints = [_joint(a, b, tokens) for a, b in pairwise(entities)]
+    whole = " ".join(joint + entity.tokens.lower() for joint, entity in zip(["", *joints], entities, strict=False))
+    return _TOKEN_MARK.sub("", whole)
+
+
+def _joint(a: _Entity, b: _Entity, tokens: Sequence[str]) -> str:
+    """What of the text stands between two parts of a phrase: "and", or the hyphen of a word in two entities."""
+    between = tokens[a.end_ix + 1 : b.start_ix]
+    first, last = a.tokens.lower().rpartition(" ")[2], b.tokens.lower().partition(" ")[0]
+    if between == ["and"] or (between == ["-"] and (f"{first}-{last}" in _LEXICON or first.isdigit())):
+        return f"{between[0]} "
+    return ""
 
 
 def _content(phrase: str) -> set[str]:
