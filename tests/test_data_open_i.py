@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -42,6 +43,31 @@ def test_open_i_reports_may_lie_in_another_folder(tmp_path: Path, folder: str) -
     (src / folder).mkdir(exist_ok=True)
     path.rename(src / folder / "1.xml")
     assert [study.id for study in run_import(src, tmp_path / "d").folder.studies] == ["CXR1"]
+
+
+def labelled(src: Path, *texts: tuple[str, str]) -> Path:
+    """A report whose abstract has these labels and texts."""
+    path = report(src, 1)
+    abstract = "".join(f'<AbstractText Label="{label}">{text}</AbstractText>' for label, text in texts)
+    whole = re.sub(r"<Abstract>.*</Abstract>", f"<Abstract>{abstract}</Abstract>", path.read_text(), flags=re.DOTALL)
+    path.write_text(whole)
+    return src
+
+
+@pytest.mark.parametrize(
+    ("texts", "findings"),
+    [
+        (["Clear lungs.", ""], "Clear lungs."),
+        (["", "Clear lungs."], "Clear lungs."),
+        (["Clear lungs.", "Normal heart."], "Clear lungs. Normal heart."),
+        (["Clear lungs.", "nan", "Clear  lungs."], "Clear lungs."),
+    ],
+)
+def test_a_label_that_stands_twice_loses_no_text(tmp_path: Path, texts: list[str], findings: str) -> None:
+    labels = ["FINDINGS", "Findings:", "FINDINGS "]
+    src = labelled(tmp_path / "src", *zip(labels, texts, strict=False), ("IMPRESSION", "Normal."))
+    (entry,) = read_source(src, 0, None).entries.sound
+    assert (entry.study.findings, entry.study.impression) == (findings, "Normal.")
 
 
 def test_open_i_split_is_seven_one_two_and_seeded(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_measurement_qualifies_and_is_no_phrase() -> None:
     ("tokens", "expected"),
     [
         ("3 . 5 cm", "3.5 cm"), ("1 . 5 - cm", "1.5-cm"), ("right - sided", "right-sided"), ("10 %", "10%"),
-        ("4 - 5 mm", "4-5 mm"), ("patient ' s", "patient's"), ("thick - walled", "thick-walled"), ("3 x 4 cm", "3 x 4 cm"),
+        ("4 - 5 mm", "4-5 mm"), ("patient ' s", "patient's"), ("3 x 4 cm", "3 x 4 cm"),
         ("2 , 5 cm", "2,5 cm"), ("peg - j - shaped", "peg-j-shaped"),
     ],
 )  # fmt: skip

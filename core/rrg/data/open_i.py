@@ -17,7 +17,10 @@ MAX_XML_BYTES = 1 << 20  # the collection's largest report has 9 kB
 
 @dataclass(frozen=True)
 class Report:
-    """A report of IU X-Ray. films: ids, such as CXR1_1_IM-0001-3001; views: none, or one for each film."""
+    """A report of IU X-Ray. films: ids, such as CXR1_1_IM-0001-3001; views: none, or one for each film.
+
+    sections: a label that stands several times has all its texts, in order, each once.
+    """
 
     where: str
     uid: str
@@ -71,7 +74,11 @@ def _read(where: str, content: bytes | Unsound) -> Report:
     uid = "" if element is None else element.get("id", "")
     if not re.fullmatch(r"CXR\d+", uid):
         raise Unsound("malformed entry", f'no <uId id="CXR…"> of Open-i (found {uid!r})')
-    sections = {
-        text.get("Label", "").lower(): " ".join("".join(text.itertext()).split()) for text in root.iter("AbstractText")
-    }
+    texts: dict[str, list[str]] = {}
+    for element in root.iter("AbstractText"):
+        of_label = texts.setdefault(element.get("Label", "").strip(" :").lower(), [])
+        text = " ".join("".join(element.itertext()).split())
+        if stated(text, True) and text not in of_label:
+            of_label.append(text)
+    sections = {label: " ".join(of_label) for label, of_label in texts.items()}
     return Report(where, uid, sections, [image.get("id", "") for image in root.iter("parentImage")])
