@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -17,10 +18,14 @@ from hypothesis import strategies as st
 from data_folders import clean, noise, save, study, write_folder
 from rrg.data.check import Check, Finding, check_folder
 from rrg.data.check import folder as on_folder
+from rrg.data.check.films import symmetry
 from rrg.data.check.findings import repeats
+from rrg.data.films import read_film
 from rrg.data.study import SPLITS, Study
 from rrg.errors import DataError
 from rrg.observations import OBSERVATIONS
+
+IU_XRAY = Path(os.environ.get("RRG_IU_XRAY", Path(__file__).parents[2] / "shared/data/iu_xray"))
 
 
 def check(path: Path, **options: Any) -> Check:
@@ -55,7 +60,7 @@ def spoiled(tmp_path: Path) -> Callable[..., Path]:
 def test_nothing_is_found_in_a_clean_folder(spoiled: Callable[..., Path], quick: bool) -> None:
     result = check(spoiled(), quick=quick)
     assert result.levels == {"ok": len(result.findings), "note": 0, "warning": 0, "error": 0}
-    assert len(result.findings) == (11 if quick else 17)
+    assert len(result.findings) == (12 if quick else 18)
     assert result.numbers["test"] == {
         "studies": 4, "films": 6, "patients": 4, "films_a_study": {"1": 2, "2": 2}, "distinct_reports": 4,
         "in_train": {"as_is": 0, "cleaned": 0, "with_impression": 0},
@@ -299,6 +304,46 @@ def test_studies_without_views(spoiled: Callable[..., Path]) -> None:
     finding = only(spoiled({"val1": {"views": []}, "val2": {"views": [""]}}), "views")
     assert finding.level == "note"
     assert finding.numbers == {"without": 2, "studies": 12}
+
+
+def chest(lateral: bool, seed: int) -> np.ndarray:
+    """Two dark lungs beside a bright middle, or in profile one dark lung before a bright spine; with noise."""
+    rows, columns = np.mgrid[0:90, 0:84] / 90
+    lungs = [(0.45, 0.4, 0.2)] if lateral else [(0.45, 0.24, 0.14), (0.45, 0.68, 0.14)]
+    film = 150 - sum(110 * (((rows - y) / 0.3) ** 2 + ((columns - x) / w) ** 2 < 1) for y, x, w in lungs)
+    film = film + (80 * columns**2 if lateral else 60 * (abs(columns - 0.46) < 0.08))
+    return np.clip(film + np.random.default_rng(seed).normal(0, 9, film.shape), 0, 255).astype(np.uint8)
+
+
+def pair(name: str, first_is_lateral: bool, path: Path) -> None:
+    """Draw the films of a study of two."""
+    for i, film in enumerate(study(name, films=2)["file_names"]):
+        save(path / film, chest(lateral=(i == 0) == first_is_lateral, seed=zlib.crc32(film.encode())))
+
+
+def test_studies_that_begin_with_a_lateral_are_counted_by_views_else_by_pixels(tmp_path: Path) -> None:
+    views = {"a": ["lateral", "frontal"], "b": ["LL", "PA"], "c": ["frontal", "lateral"], "d": ["lateral", "lateral"]}
+    named = [study(name, films=2, views=each) for name, each in views.items()]
+    studies = [*named, study("noise", films=2, views=[]), study("one", views=["lateral"])]
+    path = write_folder(tmp_path, [*studies, *(study(name, films=2, views=[]) for name in ("e", "f"))])
+    pair("e", True, path)
+    pair("f", False, path)
+    finding = found(path)["lateral_first"]
+    assert finding.level == "note"
+    assert finding.numbers == {"studies": 7, "by_view": 2, "by_pixels": 1}
+    assert finding.examples == ["study a (train)", "study b (train)", "study e (train)"]
+    assert "image.views=1" in finding.advice
+    assert found(path, quick=True)["lateral_first"].numbers == {"studies": 7, "by_view": 2, "by_pixels": 0}
+
+
+@pytest.mark.skipif(not (IU_XRAY / "annotation.json").is_file(), reason="no IU X-Ray: set RRG_IU_XRAY")
+def test_real_laterals_are_told_from_frontals_by_pixels() -> None:
+    items = json.loads((IU_XRAY / "annotation.json").read_text())["test"][:120]
+    pairs = [dict(zip(map(str.lower, item["views"]), item["image_path"], strict=True)) for item in items]
+    seen = [
+        [symmetry(read_film(IU_XRAY / "images" / films[view])) for view in ("frontal", "lateral")] for films in pairs
+    ]
+    assert sum(frontal > lateral for frontal, lateral in seen) >= 0.97 * len(pairs)
 
 
 def counted(name: str, films: int = 1, **card: Any) -> Finding:

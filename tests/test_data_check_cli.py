@@ -60,7 +60,7 @@ def test_the_table_keeps_to_100_columns_and_prints_no_control_characters(
     assert "\\x1b[2J\\u202e" in out
     assert next(line.split() for line in lines if line.startswith("studies")) == ["studies", "5", "4", "5"]
     assert next(line for line in lines if line.startswith("error")).split()[1:5] == ["patients", "1", "patient", "in"]
-    assert lines[-1] == "16 ok, 0 notes, 0 warnings, 1 error"
+    assert lines[-1] == "17 ok, 0 notes, 0 warnings, 1 error"
 
 
 def test_examples_are_cut_and_the_rest_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,13 +79,13 @@ def test_json_has_every_finding_and_every_example(leaky: Path, capsys: pytest.Ca
     assert run_cli(leaky, "--json", "--examples", 0) == 1
     printed = json.loads(capsys.readouterr().out)
     assert set(printed) == {"path", "name", "opened", "levels", "splits", "findings"}
-    assert printed["levels"] == {"ok": 16, "note": 0, "warning": 0, "error": 1}
+    assert printed["levels"] == {"ok": 17, "note": 0, "warning": 0, "error": 1}
     assert all(set(finding) == KEYS for finding in printed["findings"])
     found = {finding["key"]: finding for finding in printed["findings"]}
     assert list(found) == [
         "lines", "counts", "patients", "same_time", "manifest", "unreadable", "constant", "shapes", "bytes_between",
         "bytes_within", "pixels_between", "pixels_within", "empty", "reports_in_train", "reports_repeated",
-        "prevalence", "views",
+        "prevalence", "views", "lateral_first",
     ]  # fmt: skip
     assert len(found["patients"]["examples"]) == 1
     assert set(printed["splits"]) == {"train", "val", "test"}

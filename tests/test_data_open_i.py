@@ -45,6 +45,13 @@ def test_open_i_reports_may_lie_in_another_folder(tmp_path: Path, folder: str) -
     assert [study.id for study in run_import(src, tmp_path / "d").folder.studies] == ["CXR1"]
 
 
+def test_an_import_of_nlms_form_says_that_the_first_film_may_be_the_lateral(tmp_path: Path) -> None:
+    report(tmp_path / "src", 1)
+    (note,) = run_import(tmp_path / "src", tmp_path / "d").notes
+    assert note.startswith("1 studies do not say which film is the lateral")
+    assert "image.views=1 takes the first" in note
+
+
 def labelled(src: Path, *texts: tuple[str, str]) -> Path:
     """A report whose abstract has these labels and texts."""
     path = report(src, 1)

@@ -143,7 +143,7 @@ class ImageConfig(PieceConfig):
     """How films become tensors."""
 
     size: int = Field(224, ge=16, le=2048, description="height and width in pixels; films are squashed to it")
-    views: int = Field(2, ge=1, le=16, description="films of a study at most; further ones are left out")
+    views: int = Field(2, ge=1, le=16, description="films of a study at most, in its order; further ones are left out")
     augment: float = Field(0.0, ge=0, le=1, description="strength of random shift, turn, zoom and exposure in training")
 
 

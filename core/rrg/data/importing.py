@@ -19,7 +19,7 @@ from rrg.data.archives import Member
 from rrg.data.parallel import cores
 from rrg.data.store import Fit, Format, Wanted, open_store
 from rrg.data.study import Study, StudyFolder, describe
-from rrg.data.voids import stated
+from rrg.data.voids import stated, void
 from rrg.data.write import write_metadata
 from rrg.errors import DataError, UsageError
 from rrg.labels import Labeler, get_labeler
@@ -91,7 +91,7 @@ class Entries:
         except ValidationError as error:
             return self.reject(where, "malformed entry", describe(error))
         if not stated(study.findings):
-            return self.reject(where, "no findings", f"study {study.id} has no report: {study.findings[:40]!r}")
+            return self.reject(where, "no findings", f"study {study.id} has an empty report{void(study.findings)}")
         entry = Entry(where, study, tuple(sources), labels is not None)
         if earlier := self._ids.get(study.id):
             text = f"study {study.id} is already at {earlier.where}"

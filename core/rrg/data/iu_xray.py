@@ -18,7 +18,7 @@ from rrg.data.listing import inside, listing
 from rrg.data.open_i import Report
 from rrg.data.splits import ANNOTATION
 from rrg.data.study import Split, describe, relative_name
-from rrg.data.voids import stated
+from rrg.data.voids import stated, void
 from rrg.errors import DataError, UsageError
 
 LICENCE = (
@@ -63,6 +63,11 @@ def read(src: Path, seed: int, given: str | None) -> Reading:
         "licence": LICENCE,
         "patient": PATIENT,
     }
+    if form == "open-i" and (unnamed := sum(not entry.study.views for entry in entries.sound)):
+        notes.append(
+            f"{unnamed:,} studies do not say which film is the lateral; NLM lists it first in one of ten, and "
+            "image.views=1 takes the first: `rrg data check` counts these by their pixels"
+        )
     return Reading(entries, card, FORMS[form], origin, notes=notes)
 
 
@@ -124,7 +129,7 @@ def _read_annotation(src: Path, path: Path, entries: Entries, notes: list[str]) 
             if item.split not in (None, split):
                 raise Unsound("study in two splits", f"study {item.id} stands in {split} but says {item.split!r}")
             if not stated(item.report):
-                raise Unsound("no findings", f"study {item.id} has an empty report: {item.report[:40]!r}")
+                raise Unsound("no findings", f"study {item.id} has an empty report{void(item.report)}")
             uid = item.uid or item.id.split("_")[0]
             if not re.fullmatch(r"CXR\d+", uid):
                 raise Unsound("malformed entry", f"id {item.id!r} is not IU X-Ray's (CXR and a number)")

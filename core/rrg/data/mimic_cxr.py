@@ -26,7 +26,7 @@ from rrg.data.mimic_reports import reports
 from rrg.data.sections import Sections
 from rrg.data.study import SPLITS, Split, describe
 from rrg.data.tables import records
-from rrg.data.voids import stated
+from rrg.data.voids import stated, void
 from rrg.errors import DataError, UsageError
 from rrg.evaluate.label_files import read_labels
 from rrg.observations import OBSERVATIONS
@@ -302,7 +302,7 @@ def _from_annotation(
             if item.split not in (None, split):
                 raise Unsound("study in two splits", f"item {item.id} stands in {split} but says {item.split!r}")
             if not stated(item.report):
-                raise Unsound("no findings", f"item {item.id} has an empty report: {item.report[:40]!r}")
+                raise Unsound("no findings", f"item {item.id} has an empty report{void(item.report)}")
             films = [_image(item, name) for name in item.image_path]
             known = listed.get(item.study_id, _Listed(item.subject_id))
             seen = {film: (film, view, position) for film, view, position in known.films}

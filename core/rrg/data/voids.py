@@ -20,3 +20,8 @@ def stated(text: str, comparison: bool = False) -> str:
     if not _VOID.fullmatch(text):
         return text
     return text if comparison and (_NONE.search(text) or "__" in text) else ""
+
+
+def void(text: str) -> str:
+    """For messages: what stands where nothing is stated, such as " ('nan')"; empty where nothing stands."""
+    return f" ({text.strip()[:40]!r})" if text.strip() else ""

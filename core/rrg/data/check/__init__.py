@@ -80,6 +80,7 @@ def check_folder(path: Path | str, *, quick: bool = False, workers: int | None =
         on_texts.repeated(reports),
         on_texts.shift(numbers),
         on_folder.views(studies),
+        on_films.lateral_first(studies, films, looks),
     ]
     words: dict[str, list[int]] = {split: reports.words[reports.of(split)].tolist() for split in SPLITS}
     return Check(StudyFolder(path, card, studies), not quick, findings, numbers, words)
