@@ -148,5 +148,5 @@ def check_whole(dest: Path, films: int) -> None:
         content = (dest / line["name"]).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (line["bytes"], line["sha256"])
     found = {os.path.relpath(os.path.join(root, name), dest) for root, _, each in os.walk(dest) for name in each}
-    assert found == {*names, "films.jsonl", "metadata.jsonl", "dataset.json"}
+    assert found == {*names, "films.jsonl", "metadata.jsonl", "dataset.json", "README.md"}
     assert not list(dest.parent.glob(f".{dest.name}.*"))

@@ -292,6 +292,57 @@ def test_hugging_face_datasets_opens_the_folder(tmp_path: Path, monkeypatch: pyt
     assert (second["split"], second["labels"]["Edema"]) == ("test", 1.0)
 
 
+def large(path: Path, late: bool) -> Path:
+    """More than 10 MB of studies, of which the last alone has no date, or (late) a date, views, a label and phrases."""
+    folder = write(path, [fields(1)])
+    known: dict[str, Any] = {"date": "2180-05-06T21:30:14"}
+    full = known | {
+        "views": ["frontal"],
+        "phrases": ["clear lungs"],
+        "labels": {**dict.fromkeys(OBSERVATIONS), "Edema": 1.0},
+    }
+    first, last = ({}, full) if late else (known | {"phrases": ["clear lungs"]}, {"phrases": []})
+    of_all = {"split": "train", "file_names": ["images/1.png"], "findings": "Clear. " * 9300}
+    changes = [of_all | first] * 169 + [of_all | last]
+    write_metadata(folder, (Study(**fields(i, **each)) for i, each in enumerate(changes)), CARD)
+    assert (folder / "metadata.jsonl").stat().st_size > 10 << 20
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("late", "by_name"), [(False, True), (False, False), (True, False)])
+def test_hugging_face_datasets_opens_more_than_it_takes_types_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool, by_name: bool
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = str(large(tmp_path / "d", late))
+    given = {"path": "imagefolder", "data_dir": folder} if by_name else {"path": folder}
+    loaded = datasets.load_dataset(**given, cache_dir=str(tmp_path / "cache"))["train"]
+    assert len(loaded) == 170
+    dated = [row is not None for row in loaded["date"]]
+    assert dated == [not late] * 169 + [late]
+    assert loaded[169]["labels"]["Edema"] == (1.0 if late else None)
+    assert loaded[169]["images"][0].size == (5, 3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_types_that_a_folder_ships_are_its_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = noise_folder(tmp_path / "d", {"train": 1})
+    loaded = datasets.load_dataset(str(folder.path), cache_dir=str(tmp_path / "cache"))["train"]
+    assert {"file_names" if name == "images" else name for name in loaded.features} == set(Study.model_fields)
+    assert (loaded[0]["findings"], loaded[0]["date"]) == (folder.studies[0].findings, None)
+
+
+def test_a_date_that_is_not_known_is_null_in_the_file_and_empty_in_a_study() -> None:
+    study = Study(**fields(1))
+    assert json.loads(study.model_dump_json())["date"] is None
+    assert Study.model_validate_json(study.model_dump_json()) == study
+    assert study.date == ""
+
+
 @pytest.mark.parametrize("name", ["metadata.jsonl", "dataset.json"])
 def test_a_pipe_in_place_of_a_file_is_refused_without_waiting(tmp_path: Path, name: str) -> None:
     folder = noise_folder(tmp_path / "data")

@@ -1,8 +1,9 @@
 """A study and a folder of studies, as every command of `rrg` reads them.
 
 On disk: `metadata.jsonl` (one `Study` a line), `dataset.json` (the card) and the films. `file_names` follows the
-imagefolder convention of Hugging Face, so `datasets.load_dataset("imagefolder", data_dir=FOLDER)` opens it too
-(as one split; "split" is a column). It takes film names with `train`, `val` or `test` as a word for splits: avoid them.
+imagefolder convention of Hugging Face, and `README.md` gives the fields' types, so `datasets.load_dataset(FOLDER)`
+opens it too (as one split; "split" is a column). `load_dataset("imagefolder", data_dir=FOLDER)` does so as well, and
+takes types from the first 10 MB, and film names with `train`, `val` or `test` as a word for splits: avoid them.
 """
 
 import json

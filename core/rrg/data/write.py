@@ -11,6 +11,10 @@ from typing import Any, TextIO
 
 from rrg.data.study import CARD, METADATA, Study, count
 from rrg.errors import RRGError, UsageError
+from rrg.observations import OBSERVATIONS
+
+README = "README.md"
+_LISTS = ("file_names", "views", "positions", "phrases")
 
 
 @contextmanager
@@ -46,7 +50,7 @@ def refuse_occupied(dest: Path) -> None:
 
 
 def write_metadata(folder: Path, studies: Iterable[Study], card: Mapping[str, Any]) -> None:
-    """Write `metadata.jsonl` and `dataset.json` into `folder`, adding the counts to the card; one study at a time.
+    """Write `metadata.jsonl`, `dataset.json` and `README.md` into `folder`, adding the counts; one study at a time.
 
     `card` needs "name", "labels" ("exact", or the labeler's name), "source" and "licence"; more keys are kept.
     """
@@ -54,6 +58,30 @@ def write_metadata(folder: Path, studies: Iterable[Study], card: Mapping[str, An
         counts = count(_written(studies, file))
     text = json.dumps({**card, "counts": counts}, indent=2, ensure_ascii=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
+    (folder / README).write_text(_readme(), encoding="utf-8")
+
+
+def _readme() -> str:
+    """Hugging Face's card, which tells `datasets.load_dataset(FOLDER)` the type of every field of `Study`.
+
+    Otherwise it takes them from the first 10 MB: a field that is null there, such as a date, must stay so.
+    """
+    features: list[dict[str, Any]] = []
+    for name in Study.model_fields:
+        if name in _LISTS:
+            items = {"name": "images", "list": "image"} if name == "file_names" else {"name": name, "list": "string"}
+            features.append(items)
+        elif name == "labels":
+            features.append({"name": name, "struct": [{"name": each, "dtype": "float64"} for each in OBSERVATIONS]})
+        else:
+            features.append({"name": name, "dtype": "timestamp[s]" if name == "date" else "string"})
+    files = [{"split": "train", "path": [METADATA, "images/**"]}]
+    configs = [{"config_name": "default", "data_files": files, "features": features}]
+    return (
+        f"---\nconfigs: {json.dumps(configs)}\n---\n"  # JSON is YAML
+        f"A data folder of rrg: one study a line of {METADATA}; {CARD} has source, licence and counts. "
+        "`datasets.load_dataset(FOLDER)` opens it as one split, in which `split` is a column.\n"
+    )
 
 
 def _written(studies: Iterable[Study], file: TextIO) -> Iterator[Study]:
