@@ -30,7 +30,7 @@ def test_by_rule_every_study_has_its_phrases(studies: StudyFolder) -> None:
     assert [s.phrases for s in again.studies] == [key_phrases(s.findings) for s in studies.studies]
     assert counts["by rule"] == 5
     assert counts["phrases"] == sum(len(s.phrases or ()) for s in again.studies) > 0
-    assert {path.name for path in studies.path.iterdir()} == {"images", "dataset.json", METADATA}
+    assert {path.name for path in studies.path.iterdir()} == {"images", "README.md", "dataset.json", METADATA}
 
 
 def test_radgraph_counts_before_the_rules(studies: StudyFolder, tmp_path: Path) -> None:
