@@ -135,6 +135,11 @@ def test_a_view_below_an_empty_findings_is_no_text() -> None:
     assert read(" FINDINGS:\n\n CHEST, TWO VIEWS: Clear.\n\n IMPRESSION: Normal.\n") == Sections("Clear.", "Normal.")
 
 
+def test_an_impression_may_begin_with_what_it_is_of() -> None:
+    found = read(" CHEST, TWO VIEWS: Clear.\n\n IMPRESSION:\n\n CHEST: Normal.\n\n RIGHT KNEE: Normal.\n")
+    assert found == Sections("Clear.", "CHEST: Normal. RIGHT KNEE: Normal.")
+
+
 def test_parts_of_the_chest_below_a_view_are_no_views() -> None:
     found = read(" CHEST, TWO VIEWS: Clear.\n\n CHEST WALL: Normal.\n\n RIBS: Intact.\n\n CHEST TUBES: None.\n")
     assert found.findings == "Clear. CHEST WALL: Normal. RIBS: Intact. CHEST TUBES: None."

@@ -168,6 +168,8 @@ def _of_other(name: str, current: str, empty: bool) -> str | None:
     if kind == "views" and current in ("findings", "views"):
         part = "finding" in name or _PARTS.search(name)
         return None if part or (current == "findings" and not empty) else kind
+    if kind == "views" and current == "impression" and empty:
+        return None
     if kind == current or (current in _LONG and kind is None):
         return None
     return kind or ""
