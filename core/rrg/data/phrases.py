@@ -19,7 +19,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from rrg.data.study import describe
 from rrg.errors import DataError
-from rrg.labels.rules import PRESENT, RuleLabeler, sentences
+from rrg.labels.context import PRESENT
+from rrg.labels.rules import RuleLabeler
+from rrg.labels.text import sentences
 
 MAX_BYTES = 2 << 30
 SIDES = {"left", "right", "bilateral"}
