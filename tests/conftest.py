@@ -1,6 +1,7 @@
 """Small random hosts and studies for every test that runs a model."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,7 @@ SENTENCES = [
 ]
 IMAGE, VISION_START, VISION_END = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
 SMALL = {**compositions.SMALL, **compositions.ENCODER, "core.connector.dropout": 0.0}
+SEED = int(os.environ.get("RRG_TEST_SEED", "0"))  # `make test-portable` takes others too
 SMALL_LEAD = {"lead.experts.hidden": 10, "lead.experts.feature": 6, "lead.gate.width": 8, "lead.gate.bias": -1.0}
 
 
@@ -78,7 +80,7 @@ def composed(tokenizer: Any, qwen3_vl_folder: Path) -> Callable[..., RRGModel]:
             if k in settings or k.partition(".")[0] in known or ".".join(k.split(".")[:2]) in plain.pieces
         }
         recipe = compose(expression, host=name, drop=drop, settings=chosen)
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + SEED)
         return build(recipe, tokenizer=tokenizer if host == "tiny" else None).eval()
 
     return make

@@ -15,6 +15,7 @@ from rrg.errors import UsageError
 from rrg.model import RRGModel
 from rrg.testing.data import batch_of, items
 from rrg.weights import load_weights, save_weights
+from tiny_runs import step_lowers_the_loss, tell_apart
 
 Compose = Callable[..., RRGModel]
 
@@ -50,16 +51,16 @@ def test_loss_of_a_batch_is_the_mean_over_its_studies_tokens(host: str, composed
 def test_study_alone_is_reported_as_in_a_padded_batch(host: str, beams: int, composed: Compose) -> None:
     model = composed("lead", host=host)
     open_gates(model)
-    nn.init.normal_(model.host.model.get_input_embeddings().weight, std=0.5)
     studies = items([1, 2, 1])
-    settings = GenerationConfig(max_new_tokens=8, beams=beams)
+    settings = GenerationConfig(max_new_tokens=7, beams=beams)
     shown = {"s1": "No pneumothorax. Mild cardiomegaly without edema."}
     batch = batch_of(model, studies, learn=False, exemplars=shown)
     assert not batch["attention_mask"].all()
+    tell_apart(model, batch)
     texts, _ = model.generate(batch, settings)
     alone = [model.generate(batch_of(model, [s], learn=False, exemplars=shown), settings)[0][0] for s in studies]
     assert texts == alone
-    assert len(set(texts)) > 1
+    assert "".join(text[0] for text in texts) == "abc"
 
 
 def test_prefix_memory_and_loss_ignore_what_stands_in_absent_films(composed: Compose) -> None:
@@ -231,17 +232,15 @@ def test_bfloat16_host_trains_and_writes(host: str, llm: str, vision: str, conne
     model.train()
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert {p.dtype for p in trained.values()} == {torch.float32}
-    optimizer = torch.optim.AdamW(trained.values(), lr=1e-3)
-    losses = []
     batch = batch_of(model, items([1, 2]))
+    assert step_lowers_the_loss(model, batch)
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-3)
     for _ in range(4):
         loss = model(**batch)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-    assert math.isfinite(losses[-1])
-    assert losses[-1] < losses[0]
+    assert math.isfinite(loss.item())
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for n, p in trained.items() if "lead/" in n)
     model.eval()
     texts, values = model.generate(batch_of(model, items([1, 2]), learn=False), GenerationConfig(max_new_tokens=4))

@@ -22,7 +22,7 @@ from rrg.recipe import Recipe
 from rrg.testing.data import noise_folder
 from rrg.trainer import Progress, StageTrainer, checkpoints, epoch_line
 from rrg.training import train
-from tiny_runs import Killed, log_of, tiny_recipe, weights_of
+from tiny_runs import SEED, Killed, log_of, tiny_recipe, weights_of
 
 Kill = Callable[[int], None]
 
@@ -48,7 +48,7 @@ def test_run_and_environment_say_what_the_run_came_from(tiny_run: Path, folder: 
     assert run["data"] == str(folder.path.resolve())
     assert run["finished"] >= run["started"]
     environment = json.loads((tiny_run / "environment.json").read_text())
-    assert environment["seed"] == 0
+    assert environment["seed"] == SEED
     assert environment["versions"]["torch"] == version("torch")
     assert environment["recipe"] == tiny_recipe().hash
 
