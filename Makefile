@@ -8,6 +8,9 @@ INSTALLED_DOCS := $(VENV)/.installed-docs
 # Most modules are never imported: each is compiled when it is, which takes a minute off the installation.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
+# Where it is set, as in many images, nothing would ever be compiled: 11 s of processor time a start, not 4.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A process a core; threads of their own would wait busily for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
@@ -16,10 +19,10 @@ DEMO := core.pretrain+lead+dmsr --set core.encoder.standardize=false --set lead.
   --set lead.train.vision=frozen --set lead.train.epochs=2 --set core.exemplars.epochs=2 \
   --set core.exemplars.lr=7e-4 --set generation.beams=1
 
-.PHONY: help install demo test test-all lint format results docs-pages site clean
+.PHONY: help install demo test test-all test-portable lint format results docs-pages site clean
 
 help:  ## show this menu
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 install: $(INSTALLED)  ## fill .venv with what rrg needs (nothing to do the second time)
 
@@ -27,6 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rrg needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch==2.13.0 torchvision==0.28.0 -e .
+	$(BIN)/rrg compose lead+dmsr > /dev/null  # compiles what it imports, for whoever comes next
 	touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
@@ -47,6 +51,20 @@ test: lint  ## lint, types, and the tests that take seconds
 test-all: lint  ## everything, GPU tests where there is one, contracts on many examples
 	$(PYTEST)
 	$(BIN)/rrg test core lead s2d-align vdgen dast --examples 100
+
+# Processor, threads, seed of the tests' small models. The widths are torch's, oneDNN's, MKL's and numba's own names.
+PORTABLE := default-1-1 avx2-2-2 native-2-1 avx2-1-0
+WIDTH_default := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 NUMBA_CPU_NAME=generic
+WIDTH_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+  NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma
+part = $(word $(1),$(subst -, ,$@))
+
+test-portable: $(PORTABLE)  ## the tests as narrower x86 processors run them, with other threads and seeds: 45 minutes
+
+.PHONY: $(PORTABLE)
+$(PORTABLE): $(INSTALLED_DEV)
+	$(WIDTH_$(call part,1)) OMP_NUM_THREADS=$(call part,2) RRG_TEST_SEED=$(call part,3) \
+	  $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu" $(TESTS)
 
 lint: $(INSTALLED_DEV)  ## ruff, ruff format, mypy on core/
 	$(BIN)/ruff check .

@@ -1,7 +1,6 @@
 """Small random hosts and studies for every test that runs a model."""
 
 import importlib.util
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +26,6 @@ SENTENCES = [
 ]
 IMAGE, VISION_START, VISION_END = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
 SMALL = {**compositions.SMALL, **compositions.ENCODER, "core.connector.dropout": 0.0}
-SEED = int(os.environ.get("RRG_TEST_SEED", "0"))  # `make test-portable` takes others too
 SMALL_LEAD = {"lead.experts.hidden": 10, "lead.experts.feature": 6, "lead.gate.width": 8, "lead.gate.bias": -1.0}
 
 
@@ -64,6 +62,7 @@ def qwen3_vl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def composed(tokenizer: Any, qwen3_vl_folder: Path) -> Callable[..., RRGModel]:
     """Compose and build: composed("lead+dmsr", host="qwen3-vl", drop=[...], **{"lead.gate.bias": -9.0})."""
+    from tiny_runs import SEED  # not above: pytest loads it as a plugin first
 
     def make(expression: str, host: str = "tiny", drop: Sequence[str] = (), seed: int = 0, **settings: Any) -> RRGModel:
         name = str(qwen3_vl_folder) if host == "qwen3-vl" else host

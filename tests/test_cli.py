@@ -139,3 +139,10 @@ def test_what_the_disk_refuses_is_one_line(
     monkeypatch.setattr("rrg.cli.plugins.run", refused)
     assert main(["plugins"]) == 1
     assert capsys.readouterr().err == said
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "rrg", "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: rrg [-h] [--version] COMMAND")
+    done = subprocess.run([sys.executable, "-m", "rrg", "nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2

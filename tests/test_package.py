@@ -1,6 +1,10 @@
 """What the distribution holds: folders, entry points and the wheel's list agree; core knows no plugin."""
 
 import ast
+import os
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -51,3 +55,18 @@ def test_every_known_host_has_its_configuration() -> None:
     configs = {path.stem for path in (ROOT / "core" / "rrg" / "hosts" / "configs").glob("*.json")}
     assert {host["config"] for host in registry()["hosts"].values()} == configs
     assert {host["kind"] for host in registry()["hosts"].values()} == set(registry()["kinds"])
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_make_compiles_what_python_imports_where_images_forbid_it(tmp_path: Path) -> None:
+    """PYTHONDONTWRITEBYTECODE would make each start take thrice as long."""
+    (tmp_path / "probed").mkdir()
+    (tmp_path / "probed" / "imported.py").write_text("")
+    probe = (
+        f"include {ROOT / 'Makefile'}\nprobe:\n\t@cd {tmp_path / 'probed'} && {sys.executable} -c 'import imported'\n"
+    )
+    (tmp_path / "Makefile").write_text(probe)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTHONPYCACHEPREFIX", None)
+    subprocess.run(["make", "-C", str(tmp_path), "probe"], env=environment, check=True, capture_output=True)
+    assert list((tmp_path / "probed" / "__pycache__").glob("imported.*.pyc"))

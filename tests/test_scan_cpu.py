@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from rrg.errors import UsageError
 from rrg.ops import threads
+from rrg.ops.compiled import CONTRACT, compiled
 from rrg.ops.selective_scan import cpu, op, selective_scan
 from scans import Inputs, assert_same, drawn, results
 
@@ -102,17 +103,25 @@ def test_not_a_number_stays_one(name: str) -> None:
     assert selective_scan(**inputs, backend="cpu").isnan().all()
 
 
+def _fused() -> bool:
+    """Whether a·b + c is rounded once here: a processor without such an instruction rounds the product too."""
+    product_sum = compiled(**CONTRACT)(lambda a, b, c: a * b + c)
+    one, above = np.float32(1), np.float32(1 + 2**-12)
+    return bool(product_sum(above, above, -(above + above - one)) != 0)  # above² is 2**-24 more than float32 holds
+
+
 @pytest.mark.parametrize("limit", [87.0, 20.0, 1e-3])
 def test_exponential_and_softplus_in_float32(limit: float) -> None:
     x = torch.linspace(-limit, limit, 10_007)
     pulse, ones = torch.tensor([1.0, 0.0]).expand(len(x), 1, 2), torch.ones(len(x), 1, 1, 2)
     steps = torch.stack([torch.ones_like(x), x], dim=-1).unsqueeze(1)
     after = selective_scan(pulse, steps, torch.ones(1, 1), ones, ones, softplus=False, backend="cpu")
-    torch.testing.assert_close(after[:, 0, 1], x.double().exp().float(), rtol=4e-7, atol=0)
+    rtol = 4e-7 if _fused() else 5e-6
+    torch.testing.assert_close(after[:, 0, 1], x.double().exp().float(), rtol=rtol, atol=0)
     first = selective_scan(
         pulse[..., :1], x.view(-1, 1, 1), torch.ones(1, 1), ones[..., :1], ones[..., :1], backend="cpu"
     )
-    torch.testing.assert_close(first[:, 0, 0], F.softplus(x.double()).float(), rtol=4e-7, atol=0)
+    torch.testing.assert_close(first[:, 0, 0], F.softplus(x.double()).float(), rtol=rtol, atol=0)
 
 
 def test_errors_of_a_slow_decay_do_not_add_up() -> None:

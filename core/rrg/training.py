@@ -28,7 +28,7 @@ from rrg.batch import Collator, Prompt, Studies
 from rrg.config import StageConfig
 from rrg.contexts import REFERENCES, Texts, choose_references, save_references, summary
 from rrg.data.study import StudyFolder
-from rrg.data.write import new_folder
+from rrg.data.write import new_folder, refuse_occupied
 from rrg.errors import DataError, UsageError
 from rrg.hosts.build import learn_tokenizer, open_tokenizer
 from rrg.model import RRGModel, build
@@ -68,10 +68,13 @@ def train(
         raise DataError(f"{folder.path}: no study of the split train; rrg data import writes one")
     if resume:
         _check_resumable(recipe, folder, out)
+    else:
+        _check_new(out)
     set_seed(recipe.seed)
     tokenizer = _tokenizer(recipe, folder, out / TOKENIZER if resume else None)
     model = build(recipe, tokenizer=tokenizer)
     _check_stages(model)
+    here.wait_for_everyone()  # each has seen for itself that it may begin: none waits for one that may not
     if not resume and here.is_main_process:
         _begin(recipe, folder, out, tokenizer)
     here.wait_for_everyone()
@@ -131,9 +134,13 @@ def _check_stages(model: RRGModel) -> None:
         raise UsageError("the recipe's stages cannot be trained", problems)
 
 
-def _begin(recipe: Recipe, folder: StudyFolder, out: Path, tokenizer: Any) -> None:
+def _check_new(out: Path) -> None:
     if (out / "recipe.toml").exists():
         raise UsageError(f"{out} holds a run already; go on with --resume, or give another --out")
+    refuse_occupied(out)
+
+
+def _begin(recipe: Recipe, folder: StudyFolder, out: Path, tokenizer: Any) -> None:
     with new_folder(out) as partial:
         (partial / "stages").mkdir()
         if tokenizer is not None:

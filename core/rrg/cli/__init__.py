@@ -26,9 +26,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Exit codes: 0, 1 failed, 2 usage, 130 interrupted."""
+    from rrg.cli._processes import is_main, refusal
     from rrg.errors import RRGError
 
     args = parser().parse_args(argv)
+    if reason := refusal(args.command):
+        if is_main():
+            print(f"rrg: {reason}", file=sys.stderr)
+        return 2
     try:
         code = int(args.run(args))
         sys.stdout.flush()

@@ -35,6 +35,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rrg.cli._data import open_folder
     from rrg.cli._options import quiet_libraries
+    from rrg.cli._processes import is_main
     from rrg.errors import UsageError
     from rrg.recipe import Recipe
     from rrg.run_folder import read_run, run_data
@@ -54,5 +55,6 @@ def run(args: argparse.Namespace) -> int:
     from rrg.training import train
 
     train(content, folder, args.out, resume=args.resume, workers=args.workers, save_steps=args.save_steps)
-    print(f"trained {', '.join(content.stages)} of recipe {content.hash} into {args.out}")
+    if is_main():
+        print(f"trained {', '.join(content.stages)} of recipe {content.hash} into {args.out}")
     return 0
