@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from films import films
+from floors import CPU_FLOOR, GPU_FLOOR, floor_rows
 from importing import importing
 from runner import Case, Measurement
 from torch import Tensor
@@ -83,7 +84,10 @@ def _gate(batch: int, text: int, host: int, device: str, dtype: torch.dtype) -> 
 
 
 def scan(device: str, quick: bool) -> Iterator[Measurement]:
-    """VMamba-T's scans at batch 1; the loop over time is the reference, apart where it takes seconds."""
+    """VMamba-T's scans at batch 1; the loop over time is the reference, apart where it takes seconds. The floor is what
+    takes longer: the exponentials, the quicker of torch's and the kernels' own, or the bytes read and written once.
+    """
+    floor = CPU_FLOOR if device == "cpu" else GPU_FLOOR
     for number, (channels, length) in reversed(list(enumerate(STAGES, start=1))):
         if quick and number < 4:
             return
@@ -100,10 +104,11 @@ def scan(device: str, quick: bool) -> Iterator[Measurement]:
             rows[f"{best}, bfloat16"] = _scan(short, best, grad)
             if find_spec("mambapy"):
                 rows["mamba.py"] = _mamba_py(tensors, grad)
-            yield Measurement(f"stage {number}, L {length}, {what}", rows, best, names[0])
+            rows |= floor_rows(tensors, grad)
+            yield Measurement(f"stage {number}, L {length}, {what}", rows, floor, names[0])
             if "naive" not in names:  # its backward pass takes time as the square of the length
-                rows = loop | {best: rows[best]}
-                yield Measurement(f"stage {number}, L {length}, {what}, the loop", rows, best, "naive")
+                rows = loop | {best: rows[best]} | floor_rows(tensors, grad)
+                yield Measurement(f"stage {number}, L {length}, {what}, the loop", rows, floor, "naive")
 
 
 def _here(device: str) -> list[str]:

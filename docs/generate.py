@@ -33,8 +33,9 @@ rrg bench gated-fusion --quick
 ```
 
 runs a case's tests, then every way to do the same work, interleaved in one run. Read the ratios: times drift with the
-machine and with what else runs on it. The floor is what the work cannot do without, such as the bare matrix product;
-the reference is the plainest way. Without `--quick` the sizes below are measured and kept.
+machine and with what else runs on it. The floor is what the work cannot do without, such as the bare matrix product, or
+the greater of a scan's exponentials and its bytes; the reference is the plainest way. Without `--quick` the sizes below
+are measured and kept.
 
 | operation, in `rrg.ops` | on the CPU | on a GPU | else |
 |---|---|---|---|

@@ -37,6 +37,33 @@ def test_every_case_runs_at_its_smallest_size(cases: dict[str, Any], runner: Any
             assert all(row["seconds"] > 0 for row in block["rows"].values())
 
 
+def test_a_floor_of_two_needs_is_the_slower_by_its_quickest_way(runner: Any) -> None:
+    block = runner.Measurement("", {}, (("slow way", "quick way"), ("bytes",)), "naive")
+    for bytes_, expected in ((2.0, "quick way"), (4.0, "bytes")):
+        times = {"slow way": 9.0, "quick way": 3.0, "bytes": bytes_, "rrg": 5.0}
+        assert runner.floor_of(block, times) == expected
+
+
+def test_no_way_to_do_the_work_is_its_own_floor(cases: dict[str, Any]) -> None:
+    for block in cases["selective-scan"].blocks("cpu", True):
+        rows = {name for ways in block.floor for name in ways}
+        assert rows == {"exponentials, torch", "exponentials, compiled", "bytes"}
+        assert rows < block.rows.keys()
+
+
+@pytest.mark.parametrize("turns", [1, 5])
+def test_the_floors_exponentials_are_taken(runner: Any, turns: int) -> None:
+    floors = importlib.import_module("floors")
+    take, found = floors.exponentials(turns * floors.BLOCK + 7)
+    before = torch.get_num_threads()
+    assert len(found) == floors.BLOCK
+    take()
+    expected = torch.exp(torch.linspace(-1, 1, floors.BLOCK).double()[:, None] * torch.arange(float(turns)))
+    close = ((found.double()[:, None] / expected - 1).abs() < 1e-6).all(dim=0)
+    assert close.any()  # the turn that the first thread took last
+    assert torch.get_num_threads() == before
+
+
 def test_failing_tests_measure_nothing(
     cases: dict[str, Any], runner: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

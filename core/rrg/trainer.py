@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import rrg._torchvision  # noqa: F401
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from rrg.contexts import Texts
-from rrg.errors import RRGError
+from rrg.errors import DataError, RRGError
 from rrg.model import RRGModel
 from rrg.sampling import LengthGrouped
 from rrg.stream import to_device, workers_quiet
@@ -49,9 +50,15 @@ class StageTrainer(Trainer):
         return self._sampler
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Raises DataError for a film that cannot be read, in a worker too."""
-        with workers_quiet():
-            return super().train(*args, **kwargs)
+        """Raises DataError for a film that cannot be read, in a worker too, or a checkpoint of more than tensors."""
+        try:
+            with workers_quiet():
+                return super().train(*args, **kwargs)
+        except UnpicklingError as error:  # of torch, which reads tensors and numbers alone
+            raise DataError(
+                f"{kwargs.get('resume_from_checkpoint')}: holds more than tensors, so it is not read; "
+                "remove that folder to begin the stage anew"
+            ) from error
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return to_device(inputs, self.args.device)
