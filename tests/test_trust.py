@@ -216,3 +216,14 @@ def test_a_recipe_loads_no_plugin_that_is_not_installed(
     data = noise_folder(tmp_path / "data", {"train": 2, "test": 1})
     assert main(["train", str(tmp_path / "recipe.toml"), "--data", str(data.path), "--out", str(tmp_path / "run")]) == 2
     assert "the recipe needs strange.gate, not installed here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 100_000, "seed = 1" + "0" * 5000, "a.b.c" + ".d" * 5000 + " = 1", "\0"]
+)
+def test_a_recipe_without_end_is_one_clear_error(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.toml").write_text(text)
+    assert main(["train", str(tmp_path / "recipe.toml"), "--data", "data", "--out", str(tmp_path / "run")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"rrg: {tmp_path / 'recipe.toml'}: not a recipe")
+    assert "Traceback" not in err

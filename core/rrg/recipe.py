@@ -84,7 +84,7 @@ class Recipe(BaseModel):
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UsageError(f"{path}: no such recipe; make one with: rrg compose lead+dmsr -o {path}") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # no TOML, or numbers and lists without end
             raise UsageError(f"{path}: not a recipe in TOML: {error}") from error
         stated = content.pop("hash", None)
         try:
