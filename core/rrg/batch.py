@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from rrg.data.films import read_pixels, unit
 from rrg.data.study import Study, StudyFolder
+from rrg.errors import UsageError
 from rrg.hosts.qwen3_vl import Qwen3VLHost
 from rrg.hosts.text import TextHost
 from rrg.observations import OBSERVATIONS
@@ -88,33 +89,56 @@ class Prompt:
     """The recipe's prompt and the reports, in tokens of the host."""
 
     def __init__(self, recipe: Recipe, host: TextHost) -> None:
-        self.recipe, self.tokenizer = recipe, host.tokenizer
+        self.recipe, self.host, self.tokenizer = recipe, host, host.tokenizer
         self.before, _, self.after = recipe.host.prompt.partition("{visual}")
         self.film = ""
         if isinstance(host, Qwen3VLHost) and recipe.visual_embeds == "host":
             image = self.tokenizer.convert_ids_to_tokens(host.model.config.image_token_id)
             self.film = recipe.host.film.replace("{film}", image * host.tokens_of_film(recipe.image.size))
+            self._check_film(image, host.tokens_of_film(recipe.image.size))
+
+    def _check_film(self, image: str, slots: int) -> None:
+        """Raises UsageError where the prompt holds the model's image token itself, or ends in a film: the first word of
+        a report takes its place from the last token, and an image's tokens have places of two dimensions.
+        """
+        number = self.tokenizer.convert_tokens_to_ids(image)
+        _, ids = self.ids(1, None)
+        if ids.count(number) != slots:
+            raise UsageError(
+                f"host.prompt={self.recipe.host.prompt!r} with host.film={self.recipe.host.film!r}: {slots} of the "
+                f"model's {image} stand for a film, found {ids.count(number)}; write {{visual}} and {{film}} alone"
+            )
+        if ids[-1] == number:
+            raise UsageError(
+                f"host.prompt={self.recipe.host.prompt!r} ends in a film's tokens, from which a report cannot go on; "
+                "end it in text, such as a line break, or host.film in the model's end of a film"
+            )
 
     def ids(self, films: int, exemplar: str | None) -> tuple[list[int], list[int]]:
         """Tokens before and after the visual prefix; for a host's own tower everything stands in the second part."""
         shown = ""
         if exemplar is not None:
-            tokens = self.tokenizer(exemplar, add_special_tokens=False).input_ids[: self.recipe.text.exemplar]
+            tokens = self._tokens(exemplar)[: self.recipe.text.exemplar]
             # A report may hold the text of a control token, such as an image's: it must not become one.
             text = self.tokenizer.decode(tokens, skip_special_tokens=True)
             shown = self.recipe.host.exemplar.replace("{exemplar}", text)
         after = self.after.replace("{exemplar}", shown)
         if self.film:
             return [], self._start(self.before + self.film * films + after)
-        return self._start(self.before), self.tokenizer(after, add_special_tokens=False).input_ids
+        return self._start(self.before), self._tokens(after)
 
     def _start(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text).input_ids
+        ids = self._tokens(text, add_special_tokens=True)
         end = self.tokenizer.eos_token_id
         return ids[:-1] if ids and ids[-1] == end and end != self.tokenizer.bos_token_id else ids
 
+    def _tokens(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Less the control tokens that a tokenizer knows and its model doesn't, which a report may hold as text."""
+        ids = self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids
+        return [number for number in ids if number < self.host.vocabulary]
+
     def report(self, text: str) -> list[int]:
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids[: self.recipe.text.report]
+        ids = self._tokens(text)[: self.recipe.text.report]
         return [*ids, self.tokenizer.eos_token_id]
 
     def batch(self, items: Sequence[Item], exemplars: Mapping[str, str] | None, *, learn: bool) -> dict[str, Tensor]:
@@ -130,11 +154,9 @@ class Prompt:
             report = self.report(item.study.findings) if learn else []
             rows.append(after + report)
             labels.append([-100] * len(after) + report)
-        tokenizer: Any = self.tokenizer
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         batch = {
             "before_ids": torch.tensor(before, dtype=torch.long),
-            "input_ids": _padded(rows, pad, right=learn),
+            "input_ids": _padded(rows, self.host.pad, right=learn),
             "attention_mask": _padded([[1] * len(row) for row in rows], 0, right=learn),
         }
         return batch | {"labels": _padded(labels, -100, right=True)} if learn else batch

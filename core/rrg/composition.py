@@ -12,7 +12,7 @@ from rrg import plugins as plugins_module
 from rrg.config import GenerationConfig, HostConfig, ImageConfig, TextConfig
 from rrg.contract import Contract, contract_of
 from rrg.errors import RRGError, UsageError
-from rrg.hosts.names import host_preset
+from rrg.hosts.names import absolute, host_preset
 from rrg.pieces import Registered
 from rrg.plugins import Plugins
 from rrg.recipe import Recipe
@@ -291,12 +291,13 @@ class _Composer:
             tree.assign(key, value, quiet=True)
         if start:
             tree.seed = start.seed
-            same_host = start.host.name == preset["host"]["name"]
+            same_host = absolute(start.host.name) == preset["host"]["name"] or start.host.name == preset["host"]["name"]
             for name, values in start.pieces.items():
                 if name in self.chosen and (same_host or name not in self.stages):
                     tree.values[name] = dict(values)
             for section in SECTIONS if same_host else ("generation",):
                 tree.values[section] = getattr(start, section).model_dump(mode="json")
+            tree.values["host"]["name"] = preset["host"]["name"]
         for key, value in given.items():
             tree.assign(key, value, quiet=not pieces)
         found = tree.validated()

@@ -3,7 +3,7 @@
 A field whose paper is silent says "not stated in the paper" in its description; `rrg compose --json` prints them all.
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -12,6 +12,10 @@ class PieceConfig(BaseModel):
     """Base of every piece's settings: unknown keys, wrong types, nan and infinity are errors, in defaults too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class Folder:
+    """Marks a setting that may name a folder: `Annotated[str, Folder]`. Composing makes its path absolute."""
 
 
 class InjectorConfig(PieceConfig):
@@ -115,7 +119,7 @@ class HostConfig(PieceConfig):
     kind: Literal["text", "qwen3-vl"] = Field(
         description="text: reads a visual prefix; qwen3-vl: has its own vision tower"
     )
-    source: str = Field("", description="hub id or folder of the weights; empty: built at random")
+    source: Annotated[str, Folder] = Field("", description="hub id or folder of the weights; empty: built at random")
     config: dict[str, object] = Field({}, description="fields of the model's configuration to change")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     gradient_checkpointing: bool = False
@@ -161,3 +165,20 @@ class GenerationConfig(PieceConfig):
     beams: int = Field(1, ge=1, le=64, description="1: greedy")
     length_penalty: float = 1.0
     batch_size: int = Field(16, ge=1, description="studies at once")
+    # Unset they leave no trace, so that a recipe without them is what it always was.
+    do_sample: bool | None = Field(None, description="draw tokens by their probability; unset: take the likeliest")
+    temperature: float | None = Field(None, gt=0, description="of drawing: below 1 the likelier gain; unset: 1")
+    top_k: int | None = Field(None, ge=1, description="draw from the likeliest k tokens; unset: from all")
+    top_p: float | None = Field(None, gt=0, le=1, description="draw from the likeliest tokens of this share; unset: 1")
+    seed: int | None = Field(
+        None, ge=0, lt=2**32, description="of drawing; a study's report depends on it and the study alone; unset: 0"
+    )
+
+    @model_validator(mode="after")
+    def _draws_or_not(self) -> Self:
+        given = [name for name in ("temperature", "top_k", "top_p", "seed") if getattr(self, name) is not None]
+        if given and not self.do_sample:
+            raise ValueError(f"{', '.join(given)} act where tokens are drawn; set do_sample=true")
+        if self.do_sample and self.beams > 1:
+            raise ValueError(f"do_sample draws one text at a time, given beams={self.beams}; set beams=1")
+        return self

@@ -19,6 +19,8 @@ from urllib.parse import unquote, urlsplit
 OPTIONAL = {
     "faiss-cpu": "approximate retrieval from large corpora",
     "mamba-ssm": "selective scans on CUDA",
+    "sentencepiece": "hosts whose tokenizer is a tokenizer.model alone, as Vicuna's (the extra sentencepiece)",
+    "protobuf": "the same hosts",
     "triton": "GPU kernels, and torch.compile on GPUs",
 }
 GIB = 1 << 30

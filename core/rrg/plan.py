@@ -1,6 +1,7 @@
 """The plan of a recipe, computed on the meta device: an 8B host is planned on a laptop, without its weights.
 
-Parameters, shapes and the bytes of weights, gradients and optimizer are exact. Activations and FLOPs are estimates:
+Parameters, shapes and the bytes of weights, gradients and optimizer are exact. Activations and FLOPs are estimates;
+one that a host defeats is said not to be available, and why, and stops nothing.
 FLOPs are counted on the meta device for one study with a report of REPORT tokens (a decoded token costs what it costs
 in one pass over the whole sequence, given the key-value cache). Training memory per device is the weights, the copies
 that autocast makes of trained ones where the host is not float32, gradients and AdamW's two moments of what trains, and
@@ -10,6 +11,7 @@ Generation is the weights and the key-value cache of a whole batch and its beams
 """
 
 import textwrap
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rrg.batch import Prompt
 from rrg.config import StageConfig
 from rrg.errors import RRGError, UsageError
+from rrg.hosts.lengths import Lengths, lengths_of
 from rrg.hosts.qwen3_vl import Qwen3VLHost
 from rrg.model import RRGModel, build
 from rrg.observations import OBSERVATIONS
@@ -56,7 +60,9 @@ class Plan:
 
     pieces: name, kind, parameters and origin of each part; the host's language model, adapters and vision tower first.
     wires: reader, provider, signal and shape. prefix: slots and views of the visual prefix.
-    generation_memory: bytes. flops_per_report: of one study with a report of REPORT tokens.
+    generation_memory: bytes. flops_per_report: of one study with a report of REPORT tokens. Either is None where it is
+    not available; `notes` say why, and what else is worth knowing: lengths that the host was not made for.
+    adapters: what LoRA adapts (`targets`), and the decoder layers' other weights (`left_out`), by name.
     """
 
     expression: str
@@ -67,8 +73,10 @@ class Plan:
     prefix: dict[str, int]
     stages: list[StagePlan] = field(default_factory=list)
     total_parameters: int = 0
-    generation_memory: int = 0
-    flops_per_report: int = 0
+    generation_memory: int | None = 0
+    flops_per_report: int | None = 0
+    adapters: dict[str, list[str]] | None = None
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -78,17 +86,26 @@ class Plan:
         lines += _columns([[p["name"], p["kind"], count(p["parameters"]), p["origin"]] for p in self.pieces])
         lines += ["", "who feeds whom"]
         lines += _columns([[w["reader"], "<-", w["provider"], w["signal"], w["shape"]] for w in self.wires])
+        if self.adapters:
+            lines += ["", *_wrapped("LoRA adapts:", self.adapters["targets"])]
+            lines += _wrapped("left as they are:", self.adapters["left_out"] or ["nothing else of the layers"])
         for number, stage in enumerate(self.stages, 1):
             lines += ["", *_stage_lines(number, stage)]
         lines += [
             "",
             f"parameters {count(self.total_parameters)}; "
             f"visual prefix of {self.prefix['slots']} positions ({self.prefix['views']} films)",
-            f"generation about {size(self.generation_memory)}, {self.flops_per_report / 1e9:,.1f} GFLOPs a report",
+            f"generation {self._generation()}",
+            *(line for note in self.notes for line in _wrapped("note:", note.split(), between=" ")),
             "",
             ESTIMATES,
         ]
         return "\n".join(lines)
+
+    def _generation(self) -> str:
+        memory, flops = self.generation_memory, self.flops_per_report
+        about = "memory not available" if memory is None else f"about {size(memory)}"
+        return f"{about}, {'FLOPs not available' if flops is None else f'{flops / 1e9:,.1f} GFLOPs a report'}"
 
 
 def plan(recipe: Recipe, plugins: Plugins | None = None) -> Plan:
@@ -107,15 +124,25 @@ def plan(recipe: Recipe, plugins: Plugins | None = None) -> Plan:
     shapes = _shapes(model, everything)
     slots = _slots(model, shapes)
     last = slots + _prompt_tokens(model, recipe.stages[-1]) + REPORT
-    flops = counter.get_total_flops() + _language_flops(model, values, last)
-    if model.native and isinstance(model.host, Qwen3VLHost):
-        flops += _tower_flops(model.host, recipe)
+    notes: list[str] = []
+
+    def count_flops() -> int:
+        flops = counter.get_total_flops() + _language_flops(model, values, last)
+        tower = _tower_flops(model.host, recipe) if model.native and isinstance(model.host, Qwen3VLHost) else 0
+        return int(flops + tower)
+
+    def count_generation() -> int:
+        cache = 2 * len(model.host.layers) * _kv_width(model) * last * BYTES[recipe.host.dtype]
+        return _weights(model) + cache * recipe.generation.batch_size * recipe.generation.beams
+
+    flops = _estimate("FLOPs", count_flops, notes)
+    generation = _estimate("memory of generation", count_generation, notes)
     stages = []
     for name, (texts, found, kept) in shown.items():
         prefix = _slots(model, _shapes(model, found)) if found else slots
         tokens = prefix + _prompt_tokens(model, name) + REPORT
         stages.append(_stage(model, name, texts, tokens, kept if found else outputs.bytes))
-    cache = 2 * len(model.host.layers) * _kv_width(model) * last * BYTES[recipe.host.dtype]
+    notes += _lengths(model, recipe, slots, shown)
     return Plan(
         expression=recipe.expression,
         hash=recipe.hash,
@@ -131,9 +158,45 @@ def plan(recipe: Recipe, plugins: Plugins | None = None) -> Plan:
         prefix={"slots": slots, "views": recipe.image.views},
         stages=stages,
         total_parameters=sum(p.numel() for p in model.parameters()),
-        generation_memory=_weights(model) + cache * recipe.generation.batch_size * recipe.generation.beams,
+        generation_memory=generation,
         flops_per_report=flops,
+        adapters=model.host.adapted._asdict() if model.host.adapted else None,
+        notes=notes,
     )
+
+
+def _estimate(what: str, compute: Callable[[], int], notes: list[str]) -> int | None:
+    """An estimate, or None and a note where a host's own code defeats it: it may train all the same."""
+    try:
+        return compute()
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        notes.append(f"{what} not available: {type(error).__name__}: {reason:.200}")
+        return None
+
+
+def _lengths(
+    model: RRGModel, recipe: Recipe, slots: int, shown: dict[str, tuple[list[str], Values | None, int]]
+) -> list[str]:
+    """Notes where the prefix, the prompt and the longest report are more than the host reads.
+
+    Raises UsageError where its positions are a table of fewer.
+    """
+    limits, notes = lengths_of(model.host.model, model.host.decoder[0]), [*model.host.notes]
+    for name, (_, found, _) in shown.items():
+        stage = model.configs[name]
+        if stage.report:
+            prefix = _slots(model, _shapes(model, found)) if found else slots
+            prompt = _prompt_tokens(model, name)
+            notes += _said(limits, recipe, f"{name}'s longest text", prefix, prompt, recipe.text.report + 1)
+    prompt, new = _prompt_tokens(model, recipe.stages[-1]), recipe.generation.max_new_tokens
+    notes += _said(limits, recipe, "the longest text of generation", slots, prompt, new)
+    return notes
+
+
+def _said(limits: Lengths, recipe: Recipe, what: str, prefix: int, prompt: int, report: int) -> list[str]:
+    parts = f"{what} (prefix {prefix} + prompt {prompt} + report {report})"
+    return limits.check(recipe.host.name, prefix + prompt + report, parts)
 
 
 def count(number: int) -> str:
@@ -170,8 +233,8 @@ def _stage_lines(number: int, stage: StagePlan) -> list[str]:
     ]
 
 
-def _wrapped(head: str, parts: list[str]) -> list[str]:
-    whole = ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)  # a part is never broken
+def _wrapped(head: str, parts: list[str], between: str = ", ") -> list[str]:
+    whole = between.join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)  # a part is never broken
     lines = textwrap.wrap(f"{head} {whole}", 110, initial_indent="  ", subsequent_indent="    ")
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
@@ -243,23 +306,41 @@ def _slots(model: RRGModel, shapes: dict[tuple[str, str], tuple[int, ...]]) -> i
 
 
 def _prompt_tokens(model: RRGModel, stage: str) -> int:
-    """About four letters a token; a host's own tokenizer is not at hand when planning."""
+    """By the tokenizer where it is at hand, without the film; else about four letters a token."""
     exemplar = model.recipe.text.exemplar if model.configs[stage].exemplars else 0
-    return len(model.recipe.host.prompt) // 4 + exemplar
+    if model.host.tokenizer is None:
+        return len(model.recipe.host.prompt) // 4 + exemplar
+    before, after = Prompt(model.recipe, model.host).ids(0, "" if exemplar else None)
+    return len(before) + len(after) + exemplar
 
 
 def _language_flops(model: RRGModel, values: Values, tokens: int) -> int:
     arguments = {name: model.arguments(name, values) for name in model.injection.pieces}
-    decoder, head = model.host.model.get_decoder(), model.host.model.get_output_embeddings()
+    language, decoder = model.host.model, model.host.decoder[0]
+    if language._can_set_experts_implementation():  # the others look into values, of which meta tensors have none
+        language.set_experts_implementation("batched_mm")
+    for module in decoder.modules():
+        if hasattr(module, "lora_A") and hasattr(module, "parameter_name"):
+            module._disable_adapters = True  # peft's adapters of stacked experts ask for a real device
     autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=model.recipe.host.dtype != "float32")
     counter = FlopCounterMode(display=False)
-    with torch.device("meta"), torch.inference_mode(), counter, autocast:
-        model.injection.prepare(arguments)
-        embeds = torch.empty(1, tokens, model.host.width, dtype=decoder.get_input_embeddings().weight.dtype)
-        # A mask of four axes is taken as it is; making one would look into values, and meta tensors have none.
-        decoder(inputs_embeds=embeds, attention_mask=embeds.new_zeros(1, 1, tokens, tokens), use_cache=False)
-    model.injection.clear()
-    return int(counter.get_total_flops() + 2 * REPORT * head.weight.numel())
+    try:
+        with torch.device("meta"), torch.inference_mode(), counter, autocast:
+            model.injection.prepare(arguments)
+            embeds = torch.empty(1, tokens, model.host.width, dtype=language.get_input_embeddings().weight.dtype)
+            # A mask of four axes is taken as it is; making one would look into values.
+            mask, places = embeds.new_zeros(1, 1, tokens, tokens), torch.arange(tokens)[None]
+            decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False)
+    finally:
+        model.injection.clear()
+    return int(counter.get_total_flops() + 2 * REPORT * _head(model).numel())
+
+
+def _head(model: RRGModel) -> Tensor:
+    """The weight that makes logits; a host without a head of its own uses the embeddings'."""
+    language = model.host.model
+    weight: Tensor = (language.get_output_embeddings() or language.get_input_embeddings()).weight
+    return weight
 
 
 def _tower_flops(host: Qwen3VLHost, recipe: Recipe) -> int:
@@ -349,7 +430,7 @@ def _stage(model: RRGModel, name: str, texts: list[str], tokens: int, encoder_by
     element = BYTES[recipe.host.dtype]
     kept = 2 if recipe.host.gradient_checkpointing else 17
     decoder = kept * element * tokens * model.host.width * len(model.host.layers)
-    logits = 3 * 4 * REPORT * model.host.model.get_output_embeddings().weight.shape[0]
+    logits = 3 * 4 * REPORT * _head(model).shape[0]
     copies = 0 if recipe.host.dtype == "float32" else trained_bytes * element // 4
     memory = {
         "weights": _weights(model) + copies,

@@ -118,7 +118,7 @@ class Reporter:
         entries = self._exemplars(items, values)
         shown = {item.study.id: entry.report for item, entry in zip(items, entries, strict=True) if entry}
         batch |= {name: t.to(self._device) for name, t in self._prompt.batch(items, shown, learn=False).items()}
-        texts, _ = self.model.generate(batch, config, values)
+        texts, _ = self.model.generate(batch, config, values, keys=[item.study.id for item in items])
         return list(map(Report, texts, entries, _probabilities(values, len(items))))
 
     def _exemplars(self, items: Sequence[Item], values: dict[tuple[str, str], Any]) -> list[Entry | None]:

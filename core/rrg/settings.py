@@ -3,12 +3,14 @@
 import json
 import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rrg.config import STAGE_DEFAULTS, StageConfig
+from rrg.config import STAGE_DEFAULTS, Folder, StageConfig
 from rrg.errors import UsageError
+from rrg.hosts.names import absolute
 from rrg.recipe import validation_problems
 from rrg.resolve import did_you_mean
 
@@ -79,7 +81,7 @@ class Settings:
         for name, model in self.models.items():
             try:
                 found[name] = _validate(model, self.values[name])
-                made = found[name]
+                made = found[name] = self._settled(name, found[name])
                 if isinstance(made, StageConfig):
                     self.stated[name] = made
                     found[name], before = self._fill(name, made, before)
@@ -91,6 +93,18 @@ class Settings:
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:
             self.problems.append(f"seed: expected a whole number from 0 to 2**32 - 1, given {self.seed!r}")
         return found
+
+    def _settled(self, name: str, made: BaseModel) -> BaseModel:
+        """With the whole paths of folders. A path to nothing is a problem: it is no hub id."""
+        fields = [field for field, info in type(made).model_fields.items() if Folder in info.metadata]
+        given = {field: getattr(made, field) for field in fields if isinstance(getattr(made, field), str)}
+        paths = {field: absolute(value) for field, value in given.items()}
+        self.problems += [
+            f"{name}.{field}={given[field]}: no such folder from {Path.cwd()}"
+            for field, path in paths.items()
+            if path == given[field] and path.startswith((".", "/", "~")) and not Path(path).is_dir()
+        ]
+        return made.model_copy(update=paths)
 
     def _fill(self, name: str, stage: StageConfig, before: dict[str, Any]) -> tuple[StageConfig, dict[str, Any]]:
         values = stage.model_dump()

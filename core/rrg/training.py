@@ -31,7 +31,9 @@ from rrg.data.study import StudyFolder
 from rrg.data.write import new_folder, refuse_occupied
 from rrg.errors import DataError, UsageError
 from rrg.hosts.build import learn_tokenizer, open_tokenizer
+from rrg.hosts.lengths import lengths_of
 from rrg.model import RRGModel, build
+from rrg.plan import plan
 from rrg.recipe import Recipe
 from rrg.retrieval import Index, build_index, exemplars
 from rrg.run_folder import RUN, fingerprint, read_run, write_json
@@ -130,6 +132,9 @@ def _check_stages(model: RRGModel) -> None:
         if model.configs[name].exemplars and not model.retriever:
             problems.append(f"{name}.exemplars needs a retriever: add one, such as +dmsr")
     model.touched.clear()  # nothing has been trained yet
+    Prompt(model.recipe, model.host)  # refuses one that the host cannot go on from
+    if lengths_of(model.host.model, model.host.decoder[0]).table:
+        plan(model.recipe)  # refuses what is longer than the table
     if problems:
         raise UsageError("the recipe's stages cannot be trained", problems)
 

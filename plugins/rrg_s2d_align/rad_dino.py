@@ -1,15 +1,16 @@
 """S2D-Align's image encoder: RAD-DINO, frozen ("Visual Encoder")."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from rrg.axes import Axes
+from rrg.config import Folder
 from rrg.core_pieces.encoder import Encoder, EncoderConfig
 
 
 class RadDinoConfig(EncoderConfig):
-    model: str = Field(
+    model: Annotated[str, Folder] = Field(
         "microsoft/rad-dino",
         description="hub id or folder of a Hugging Face vision model, or a timm name; RAD-DINO is a DINOv2 ViT-B/14",
     )

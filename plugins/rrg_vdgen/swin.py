@@ -1,15 +1,18 @@
 """VDGen's image encoder: Swin-B at 224 x 224 ("Implementation Details")."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from rrg.axes import Axes
+from rrg.config import Folder
 from rrg.core_pieces.encoder import Encoder, EncoderConfig
 
 
 class SwinConfig(EncoderConfig):
-    model: str = Field("swin_base_patch4_window7_224", description="any timm model name, hub id or folder")
+    model: Annotated[str, Folder] = Field(
+        "swin_base_patch4_window7_224", description="any timm model name, hub id or folder"
+    )
 
 
 class Swin(Encoder):

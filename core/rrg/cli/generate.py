@@ -26,6 +26,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     source.add_argument("--data", type=Path, metavar="DIR", help="data folder (default: the one it was trained on)")
     parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="default: test")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N studies")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of generation, such as "
+        "generation.do_sample=true, generation.temperature=0.7, generation.seed=1 (default: the recipe's)"
+    )  # fmt: skip
     parser.add_argument("--beams", type=int, metavar="N", help="beam search (default: the recipe's)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="studies at once (default: the recipe's)")
     parser.add_argument(
@@ -44,12 +48,14 @@ def run(args: argparse.Namespace) -> int:
     from rrg.cli._data import open_folder
     from rrg.cli._options import quiet_libraries
     from rrg.run_folder import run_data
+    from rrg.settings import parse_setting
 
     folder = None if args.image else open_folder(args.data or run_data(args.path))
     quiet_libraries()
     from rrg.run import load, write_predictions
 
-    settings = {k: v for k, v in {"beams": args.beams, "batch_size": args.batch_size}.items() if v is not None}
+    settings = {key.removeprefix("generation."): value for key, value in map(parse_setting, args.set)}
+    settings |= {k: v for k, v in {"beams": args.beams, "batch_size": args.batch_size}.items() if v is not None}
     reporter = load(args.path, args.device)
     if folder is None:
         [report] = reporter.generate_studies([args.image], **settings)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import rrg._torchvision  # noqa: F401  before timm and transformers
 from rrg.axes import Axes
-from rrg.config import PieceConfig
+from rrg.config import Folder, PieceConfig
 from rrg.errors import DataError, UsageError
 from rrg.files import need_safetensors
 from rrg.views import films_there, side_by_side
@@ -21,7 +21,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class EncoderConfig(PieceConfig):
-    model: str = Field("resnet10t", description="timm model name, or hub id or folder of a Hugging Face vision model")
+    model: Annotated[str, Folder] = Field(
+        "resnet10t", description="timm model name, or hub id or folder of a Hugging Face vision model"
+    )
     pretrained: bool = Field(
         False, description="load timm's published weights; a hub id or folder always loads its own"
     )

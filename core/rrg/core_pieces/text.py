@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import rrg._torchvision  # noqa: F401  before transformers
 from rrg.axes import Axes
-from rrg.config import PieceConfig
+from rrg.config import Folder, PieceConfig
 from rrg.errors import DataError, UsageError
 from rrg.files import need_safetensors
 from rrg.masked import masked, masked_mean
@@ -33,7 +33,7 @@ WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class TextEncoderConfig(PieceConfig):
-    model: str = Field(
+    model: Annotated[str, Folder] = Field(
         "",
         description="hub id or folder of a sentence-transformers or Hugging Face text encoder, such as "
         "emilyalsentzer/Bio_ClinicalBERT or microsoft/BiomedVLP-CXR-BERT-specialized; empty: a small one over hashed "

@@ -1,6 +1,7 @@
 """From a host's name to its settings: a name of registry.toml, a local folder, or a hub id."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,17 @@ def host_preset(name: str) -> dict[str, dict[str, Any]]:
     """
     entry = registry()["hosts"].get(name)
     if entry is None:
+        name = absolute(name)
         entry = {"kind": _kind_of(name), "source": name}
     general = registry()["kinds"].get(entry["kind"], {})
     fields = {k: v for k, v in {**general, **entry}.items() if k not in ("help", "config", "set")}
     return {"host": {"name": name, **fields}, "set": {**general.get("set", {}), **entry.get("set", {})}}
+
+
+def absolute(name: str) -> str:
+    """The whole path of a folder that is there, so that a recipe means the same from everywhere; else the name."""
+    path = Path(name).expanduser()
+    return os.path.abspath(path) if name and path.is_dir() else name
 
 
 def _kind_of(name: str) -> str:
