@@ -11,13 +11,16 @@ import torch
 from PIL import Image
 
 from rrg.cli import main
+from rrg.composition import compose
+from rrg.config import GenerationConfig
 from rrg.data.films import film_array, read_film
 from rrg.data.study import StudyFolder
 from rrg.errors import DataError, RRGError, UsageError
 from rrg.evaluate import read_predictions
+from rrg.hosts.text import drawing, drawn_by
 from rrg.observations import OBSERVATIONS
 from rrg.run import Reporter, load, write_predictions
-from rrg.testing.data import noise_folder
+from rrg.testing.data import batch_of, items, noise_folder
 
 
 @pytest.fixture
@@ -91,6 +94,58 @@ def chances_of_a_word_by_the_one_before(reporter: Reporter) -> None:
     head.weight.data[:, [0, 2]] = -9.0
     head.weight.data[[a, b, b], [0, 0, 2]] = torch.tensor([0.05, 0.0, 0.0])  # a vector is normalised to length √32
     host.model.set_output_embeddings(head)
+
+
+DRAWN: dict[str, Any] = {"do_sample": True, "beams": 1, "temperature": 3.0, "seed": 5}
+
+
+def drawn(reporter: Reporter, folder: StudyFolder, **settings: Any) -> list[str]:
+    return [report.text for _, report in reporter.generate_split(folder, "train", **{**DRAWN, **settings})]
+
+
+def test_what_is_drawn_depends_on_the_seed_and_the_study_alone(folder: StudyFolder, reporter: Reporter) -> None:
+    first = drawn(reporter, folder, batch_size=13)
+    assert drawn(reporter, folder, batch_size=3) == first
+    assert drawn(reporter, folder, batch_size=13, seed=6) != first
+    assert len(set(first)) > 1
+
+
+def test_one_token_to_draw_from_is_greedy(folder: StudyFolder, reporter: Reporter) -> None:
+    greedy = [report.text for _, report in reporter.generate_split(folder, "train", beams=1)]
+    assert drawn(reporter, folder, top_k=1) == drawn(reporter, folder, top_p=1e-6) == greedy
+
+
+def test_tokens_are_drawn_by_their_probability() -> None:
+    chances = torch.tensor([0.5, 0.3, 0.2, 0.0])
+    settings = GenerationConfig(do_sample=True, top_p=0.7)
+    rows = 20_000
+    draws = [drawing(settings, "s", number) for number in range(rows)]
+    scores = chances.log().expand(rows, -1)
+    for process in drawn_by(settings, draws):
+        scores = process(None, scores.clone())
+    shares = scores.argmax(-1).bincount(minlength=4) / rows
+    torch.testing.assert_close(shares, torch.tensor([0.625, 0.375, 0.0, 0.0]), atol=0.015, rtol=0)
+
+
+def test_several_reports_are_drawn_of_each_study(reporter: Reporter) -> None:
+    model, settings = reporter.model, GenerationConfig(**DRAWN, max_new_tokens=6)
+    batch = batch_of(model, items([1, 2]), learn=False)
+    texts, _ = model.generate(batch, settings, num_return_sequences=3)
+    assert len(texts) == 6
+    assert len(set(texts)) > 2
+    assert texts[::3] == model.generate(batch, settings)[0]
+
+
+def test_a_recipe_that_draws_nothing_is_as_it_was() -> None:
+    recipe = compose("lead")
+    assert "do_sample" not in recipe.to_toml()
+    assert (
+        not {"do_sample", "temperature", "top_k", "top_p", "seed"}
+        & recipe.model_dump(exclude_none=True)["generation"].keys()
+    )
+    assert compose("lead", settings={"generation.do_sample": True, "generation.beams": 1}).hash != recipe.hash
+    with pytest.raises(UsageError, match="do_sample draws one text at a time, given beams=3; set beams=1"):
+        compose("lead", settings={"generation.do_sample": True})
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -197,7 +252,18 @@ def test_a_study_without_films(reporter: Reporter) -> None:
         reporter.generate_studies([[]])
 
 
-@pytest.mark.parametrize("settings", [{"beams": 0}, {"batch_size": 0}, {"bems": 2}, {"limit": 0}, {"limit": -2}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"beams": 0},
+        {"batch_size": 0},
+        {"bems": 2},
+        {"limit": 0},
+        {"limit": -2},
+        {"temperature": 1},
+        {"do_sample": 1, "beams": 3},
+    ],
+)
 def test_settings_that_make_no_sense(folder: StudyFolder, reporter: Reporter, settings: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=next(iter(settings))):
         list(reporter.generate_split(folder, "test", **settings))
@@ -242,6 +308,10 @@ def test_generate_command_writes_a_split(
     assert main([*arguments, "-o", str(output)]) == 0
     assert len(read_predictions(output)) == 2
     assert capsys.readouterr().out == f"wrote 2 reports to {output}\n"
+    greedy = output.read_bytes()
+    drawing = ["--set", "generation.do_sample=true", "--set", "temperature=9.0", "--set", "generation.beams=1"]
+    assert main([*arguments[:-2], *drawing, "-o", str(output)]) == 0
+    assert output.read_bytes() != greedy
 
 
 def test_another_split_does_not_replace_the_tests_predictions(tmp_path: Path, tiny_run: Path) -> None:

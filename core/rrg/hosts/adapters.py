@@ -47,6 +47,7 @@ def adapt(model: Any, layers: nn.ModuleList, host: str, lora: LoRA) -> tuple[Any
         with warnings.catch_warnings(), _names_as_they_are():
             # peft asks transformers for it
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # it finds out for each layer by itself
             adapter = get_peft_model(model, settings)
     except ValueError as error:  # such as for Mamba, whose kernel would pass its projections by
         reason = str(error).splitlines()[0]
