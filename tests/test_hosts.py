@@ -193,7 +193,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "gpt2": ("mlp.c_fc", {"n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 256}, []),
     "opt": ("fc1", {"ffn_dim": 40, "word_embed_proj_dim": 24}, []),
     "mixtral": ("mlp.experts.gate_up_proj", {"num_local_experts": 3, "num_experts_per_tok": 2}, ["mlp.gate"]),
-    "qwen3_moe": ("mlp.experts.down_proj", {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8}, ["mlp.gate"]),
+    "qwen3_moe": (
+        "mlp.experts.down_proj",
+        {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
+        ["mlp.gate"],
+    ),
     "glm4_moe": (  # a dense layer of LLaMA's names before the experts
         "mlp.gate_proj",
         {"n_routed_experts": 4, "moe_intermediate_size": 8, "first_k_dense_replace": 1, "num_experts_per_tok": 2},
