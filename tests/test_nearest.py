@@ -75,24 +75,39 @@ def test_few_keys_need_no_table() -> None:
 
 
 @faiss_is_here
-def test_faiss_is_brute_force_where_it_looks_into_every_cell(tmp_path: Path) -> None:
+def test_faiss_is_brute_force_where_it_looks_into_every_cell() -> None:
     keys, queries = drawn(900, 12, "alike", 0), drawn(7, 12, "alike", 1)
     scores, places = IVF.of(keys, probe=30).search(queries, 5)
     expected, order = Nearest(keys).search(queries, 5)
     assert torch.equal(places, order)
     torch.testing.assert_close(scores, expected)
-    IVF.of(keys).save(tmp_path / "cells")
-    assert torch.equal(IVF.open(tmp_path / "cells", probe=30).search(queries, 5)[1], order)
-    some = IVF.open(tmp_path / "cells", probe=1).search(queries, 5)[1]
+    some = IVF.of(keys, probe=1).search(queries, 5)[1]
     assert 0 < sum(len({*a} & {*b}) for a, b in zip(some.tolist(), order.tolist(), strict=True)) < order.numel()
 
 
 @faiss_is_here
-@pytest.mark.parametrize("content", [b"", b"not an index", b"IwFl" + bytes(40)])
-def test_a_file_that_faiss_cannot_read(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "cells").write_bytes(content)
-    with pytest.raises(DataError, match="cells: not an index that faiss can read"):
-        IVF.open(tmp_path / "cells")
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 40), probe=st.integers(1, 9), k=st.integers(1, 50),
+    kind=st.sampled_from(["alike", "one place", "equal", "far lengths"]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_faiss_gives_k_keys_that_are_there_however_few_its_cells_hold(
+    count: int, probe: int, k: int, kind: str, seed: int
+) -> None:
+    keys, asked = drawn(count, 3, kind, seed), drawn(4, 3, "alike", seed + 100)
+    scores, places = IVF.of(keys, probe).search(asked, k)
+    assert scores.shape == places.shape == (4, min(k, count))
+    for row, query, found in zip(places.tolist(), asked, scores, strict=True):
+        assert len({*row}) == len(row)
+        assert min(row) >= 0
+        torch.testing.assert_close(found, keys[row] @ query)
+
+
+@faiss_is_here
+@pytest.mark.parametrize("cells", [[0, 1, 2], [0, -1, 1, 0], [0, 1, 9, 0], [[0], [1], [0], [1]]])
+def test_cells_that_are_not_those_of_the_keys_are_refused(cells: Any) -> None:
+    with pytest.raises(DataError, match=r"cells \(.*\) around centres \(2, 3\) for \(4, 3\)"):
+        IVF(torch.randn(4, 3), torch.randn(2, 3), torch.tensor(cells))
 
 
 def test_without_faiss_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

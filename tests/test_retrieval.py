@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from rrg.config import RetrieverConfig
 from rrg.data.study import Study, StudyFolder
@@ -133,20 +134,76 @@ def test_keys_that_are_not_finite_are_refused(
         keys_of(reporter.model, folder, folder.split("train")[:2], "index", reporter.model.keys)
 
 
+@pytest.mark.parametrize("query", [float("nan"), float("inf")])
+def test_a_query_that_is_not_finite_is_refused(query: float) -> None:
+    index = Index(torch.ones(3, 2), [Entry(f"s{i}", "p", "") for i in range(3)])
+    with pytest.raises(RRGError, match="no finite key for 1 studies, such as asked"):
+        index.search(torch.tensor([[1.0, 1.0], [1.0, query]]), [study("fine", "x"), study("asked", "x")])
+
+
+def clustered(keys: torch.Tensor, entries: list[Entry], probe: int, folder: Path) -> Index:
+    """An index that faiss searches, made as a run's is opened."""
+    Index(keys, entries).save(folder)
+    return Index.open(folder, RetrieverConfig(search="ivf", probe=probe))
+
+
+@given(
+    entries=st.integers(1, 30), probe=st.integers(1, 6), k=st.integers(1, 9), width=st.integers(1, 3),
+    different=st.integers(1, 30), patients=st.integers(1, 6), seed=st.integers(0, 999),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_no_search_by_cells_answers_with_the_study_or_its_patient(
+    tmp_path_factory: pytest.TempPathFactory,
+    entries: int, probe: int, k: int, width: int, different: int, patients: int, seed: int,
+) -> None:  # fmt: skip
+    """Few keys, keys twice, patients with many studies: every study of the index and one held out are asked about."""
+    pytest.importorskip("faiss")
+    draw = torch.Generator().manual_seed(seed)
+    keys = torch.randn(min(different, entries), width, generator=draw)
+    keys = keys[torch.randint(len(keys), (entries,), generator=draw)]
+    owners = [f"p{n}" for n in torch.randint(patients, (entries,), generator=draw).tolist()]
+    listed = [Entry(f"s{i}", owner, f"report {i}") for i, owner in enumerate(owners)]
+    index = clustered(keys, listed, probe, tmp_path_factory.mktemp("index") / "index")
+    asked = [study(entry.id, entry.patient) for entry in listed] + [study("held out", "p0"), study("s0", "nobody")]
+    answers = index.search(torch.cat([keys, keys[:1], keys[-1:]]), asked, k)
+    for own, found in zip(asked, answers, strict=True):
+        others = [entry for entry in listed if entry.patient != own.patient and entry.id != own.id]
+        assert all(entry in others for entry, _ in found)
+        assert len({entry.id for entry, _ in found}) == len(found) == min(k, len(others))
+
+
 def test_an_index_searched_by_faiss_is_saved_and_opened_as_one(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
-    config, keys = RetrieverConfig(search="ivf", probe=99), torch.randn(40, 3)
+    keys, queries = torch.randn(40, 3), torch.randn(6, 3)
     entries = [Entry(f"s{i}", f"p{i // 2}", "r") for i in range(40)]
-    exact = Index(keys, entries)
-    exact.save(tmp_path / "exact")
-    made = Index.open(tmp_path / "exact", config)  # sorted into cells as it is opened
+    asking = [study("s3", f"p{i}") for i in range(6)]
+    made = clustered(keys, entries, 1, tmp_path / "exact")  # sorted into cells as it is opened
     made.save(tmp_path / "ivf")
-    opened = Index.open(tmp_path / "ivf", config)
-    queries, asking = torch.randn(6, 3), [study("s3", f"p{i}") for i in range(6)]
-    expected = [[entry for entry, _ in found] for found in exact.search(queries, asking, 4)]
-    for index in (made, opened):
-        assert [[entry for entry, _ in found] for found in index.search(queries, asking, 4)] == expected
-    Index(keys[:30], entries[:30]).save(tmp_path / "other")
-    (tmp_path / "ivf" / "index.faiss").rename(tmp_path / "other" / "index.faiss")
-    with pytest.raises(DataError, match=r"index.faiss: 40 keys of 3 numbers for \(30, 3\)"):
-        Index.open(tmp_path / "other", config)
+    assert {path.name for path in (tmp_path / "ivf").iterdir()} == {"index.safetensors", "index.jsonl"}
+    opened = Index.open(tmp_path / "ivf", RetrieverConfig(search="ivf", probe=1))
+    assert opened.search(queries, asking, 4) == made.search(queries, asking, 4)
+    everywhere = Index.open(tmp_path / "ivf", RetrieverConfig(search="ivf", probe=99)).search(queries, asking, 4)
+    exact = Index(keys, entries).search(queries, asking, 4)
+    assert [[e for e, _ in found] for found in everywhere] == [[e for e, _ in found] for found in exact]
+
+
+def test_a_file_of_faiss_in_an_earlier_runs_index_is_not_read(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    keys, entries = torch.randn(9, 3), [Entry(f"s{i}", f"p{i}", "r") for i in range(9)]
+    Index(keys, entries).save(tmp_path / "index")
+    (tmp_path / "index" / "index.faiss").write_bytes(b"IwFl" + bytes(40))
+    opened = Index.open(tmp_path / "index", RetrieverConfig(search="ivf", probe=9))
+    assert (
+        opened.search(keys, [study("x", "x")] * 9)[4][0][0].id
+        == Index(keys, entries).search(keys[4:5], [study("x", "x")])[0][0][0].id
+    )
+
+
+def test_cells_that_are_damaged_are_an_error_that_names_the_index(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    keys, entries = torch.randn(9, 3), [Entry(f"s{i}", f"p{i}", "r") for i in range(9)]
+    clustered(keys, entries, 1, tmp_path / "exact").save(tmp_path / "index")
+    file = tmp_path / "index" / "index.safetensors"
+    save_file(load_file(file) | {"cells": torch.full((9,), 4)}, file)
+    with pytest.raises(DataError, match=r"index: cells \(9,\) around centres \(3, 3\) .*the index is damaged"):
+        Index.open(tmp_path / "index", RetrieverConfig(search="ivf"))

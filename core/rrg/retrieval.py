@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,7 +20,6 @@ from rrg.ops.nearest import IVF, Nearest
 from rrg.stream import batches, to_device
 
 CHUNK = 1024
-CELLS = "index.faiss"
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class Index:
     def __init__(self, keys: Tensor, entries: Sequence[Entry], search: Nearest | IVF | None = None) -> None:
         self.keys, self.entries = keys.float().cpu(), list(entries)
         self._nearest = search or Nearest(self.keys)
-        self._places = {entry.id: place for place, entry in enumerate(self.entries)}
+        self._of_study: dict[str, set[int]] = {}
         self._of_patient: dict[str, set[int]] = {}
         for place, entry in enumerate(self.entries):
+            self._of_study.setdefault(entry.id, set()).add(place)
             self._of_patient.setdefault(entry.patient, set()).add(place)
 
     def search(self, keys: Tensor, studies: Sequence[Study], k: int = 1) -> list[list[tuple[Entry, float]]]:
@@ -47,11 +48,18 @@ class Index:
 
         A study itself and whatever else its patient has are never given; fewer than k come back where the index has no
         more.
+
+        Raises RRGError for a key that is not finite: nothing is near to it.
         """
+        broken = [
+            study.id for study, fine in zip(studies, keys.isfinite().all(dim=1).tolist(), strict=True) if not fine
+        ]
+        if broken:
+            raise RRGError(f"no finite key for {len(broken)} studies, such as {broken[0]}; has training diverged?")
         found = []
         for start in range(0, len(studies), CHUNK):
             asked = studies[start : start + CHUNK]
-            own = [self._of_patient.get(s.patient, set()) | {self._places.get(s.id, -1)} for s in asked]
+            own = [self._of_patient.get(s.patient, set()) | self._of_study.get(s.id, set()) for s in asked]
             wanted = min(k + max(map(len, own)), len(self.entries))
             answers = self._nearest.search(keys[start : start + CHUNK].float().cpu(), wanted)
             for scores, places, mine in zip(*(each.tolist() for each in answers), own, strict=True):
@@ -61,17 +69,18 @@ class Index:
         return found
 
     def save(self, folder: Path) -> None:
-        """Write `index.safetensors`, `index.jsonl` and, searched by faiss, `index.faiss`, in a folder that appears at
-        once.
+        """Write `index.safetensors`, with the cells of an approximate search, and `index.jsonl`, in a folder that
+        appears at once.
         """
         partial = folder.with_name(f".{folder.name}.writing")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file({"keys": self.keys.contiguous()}, partial / "index.safetensors")
+        tensors = {"keys": self.keys}
+        if isinstance(self._nearest, IVF):
+            tensors |= {"centres": self._nearest.centres, "cells": self._nearest.cells}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "index.safetensors")
         lines = [json.dumps({"id": e.id, "patient": e.patient, "report": e.report}) + "\n" for e in self.entries]
         (partial / "index.jsonl").write_text("".join(lines), encoding="utf-8")
-        if isinstance(self._nearest, IVF):
-            self._nearest.save(partial / CELLS)
         os.replace(partial, folder)
 
     @classmethod
@@ -81,26 +90,28 @@ class Index:
         Raises DataError where the index is missing or its files disagree.
         """
         try:
-            keys = load_file(folder / "index.safetensors")["keys"]
+            tensors = load_file(folder / "index.safetensors")
+            keys = tensors["keys"]
             lines = (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()
             entries = [Entry(**json.loads(line)) for line in lines]
         except Exception as error:
             raise DataError(f"{folder}: no retrieval index that can be read: {error}") from error
         if keys.ndim != 2 or len(entries) != len(keys):
             raise DataError(f"{folder}: keys {tuple(keys.shape)} for {len(entries)} studies; the index is damaged")
-        return cls(keys, entries, _search(keys, config, folder / CELLS))
+        try:
+            return cls(keys, entries, _search(keys, config, tensors))
+        except DataError as error:
+            raise DataError(f"{folder}: {error.message}; the index is damaged") from error
 
 
-def _search(keys: Tensor, config: object, saved: Path | None = None) -> Nearest | IVF:
+def _search(keys: Tensor, config: object, saved: Mapping[str, Tensor] = MappingProxyType({})) -> Nearest | IVF:
+    """What searches keys as a retriever's configuration says. saved: cells that they are sorted into already."""
     if getattr(config, "search", "exact") == "exact":
         return Nearest(keys)
     probe: int = getattr(config, "probe", 16)
-    if saved is None or not saved.exists():
-        return IVF.of(keys, probe)
-    found = IVF.open(saved, probe)
-    if (found.index.ntotal, found.index.d) != tuple(keys.shape):
-        raise DataError(f"{saved}: {found.index.ntotal} keys of {found.index.d} numbers for {tuple(keys.shape)}")
-    return found
+    if {"centres", "cells"} <= saved.keys():
+        return IVF(keys, saved["centres"], saved["cells"], probe)
+    return IVF.of(keys, probe)
 
 
 @torch.inference_mode()

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,40 +113,60 @@ def _rest(x: Tensor, near: Tensor) -> Tensor:
 
 
 class IVF:
-    """Approximate search by faiss: keys in about √n cells, of which the `probe` nearest to a query are searched."""
+    """Approximate search by faiss: keys in about √n cells, of which the `probe` nearest to a query are searched.
 
-    def __init__(self, index: Any, probe: int) -> None:
-        self.index, self.probe = index, probe
+    centres, cells: the cells' centres, and the cell of each key; they alone are kept on disk, as tensors, since faiss's
+    own files are read by code that trusts them.
+    """
+
+    def __init__(
+        self,
+        keys: Float[Tensor, "keys key"],
+        centres: Float[Tensor, "cells key"],
+        cells: Int[Tensor, " keys"],
+        probe: int = 16,
+    ) -> None:
+        """Raises UsageError without faiss, DataError where the cells are not those of such keys."""
+        faiss = _faiss()
+        if (
+            centres.ndim != 2
+            or centres.shape[1:] != keys.shape[1:]
+            or cells.shape != keys.shape[:1]
+            or not centres.isfinite().all()
+            or (len(cells) and not 0 <= int(cells.min()) <= int(cells.max()) < len(centres))
+        ):
+            raise DataError(f"cells {tuple(cells.shape)} around centres {tuple(centres.shape)} for {tuple(keys.shape)}")
+        self.centres, self.cells, self.probe = centres, cells, probe
+        coarse = faiss.IndexFlatIP(keys.shape[1])
+        coarse.add(centres.float().numpy())
+        self.index = faiss.IndexIVFFlat(coarse, keys.shape[1], len(centres), faiss.METRIC_INNER_PRODUCT)
+        array, places = keys.float().contiguous().numpy(), cells.long().contiguous().numpy()
+        self.index.add_core(len(array), faiss.swig_ptr(array), None, faiss.swig_ptr(places))
 
     @classmethod
     def of(cls, keys: Float[Tensor, "keys key"], probe: int = 16) -> "IVF":
-        """Sort keys into cells. Raises UsageError without faiss."""
+        """Sort keys into cells, the same each time. Raises UsageError without faiss."""
         faiss = _faiss()
-        cells = max(int(math.sqrt(len(keys))), 1)
-        coarse = faiss.IndexFlatIP(keys.shape[1])
-        index = faiss.IndexIVFFlat(coarse, keys.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
-        array = keys.numpy()
-        index.train(array[:: max(len(keys) // (64 * cells), 1)])
-        index.add(array)
-        return cls(index, probe)
+        count = max(int(math.sqrt(len(keys))), 1)
+        array = keys.float().contiguous().numpy()
+        means = faiss.Kmeans(keys.shape[1], count, niter=10, spherical=True, min_points_per_centroid=1)
+        means.train(array[:: max(len(keys) // (64 * count), 1)])
+        _, nearest = means.index.search(array, 1)
+        return cls(keys, torch.from_numpy(means.centroids), torch.from_numpy(nearest[:, 0]), probe)
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """As `Nearest.search`; where the cells hold fewer than k keys, places are -1."""
-        self.index.nprobe = min(self.probe, self.index.nlist)
-        scores, places = self.index.search(queries.float().contiguous().numpy(), k)
+        """As `Nearest.search`, among the cells of the probe; among all where those hold fewer than k keys."""
+        queries, k = queries.float().contiguous(), min(k, len(self.cells))
+        scores, places = self._among(queries, k, self.probe)
+        few = (places < 0).any(dim=1)
+        if few.any():
+            scores[few], places[few] = self._among(queries[few], k, len(self.centres))
+        return scores, places
+
+    def _among(self, queries: Tensor, k: int, probe: int) -> tuple[Tensor, Tensor]:
+        self.index.nprobe = min(probe, len(self.centres))
+        scores, places = self.index.search(queries.numpy(), k)
         return torch.from_numpy(scores), torch.from_numpy(places)
-
-    def save(self, path: Path) -> None:
-        _faiss().write_index(self.index, str(path))
-
-    @classmethod
-    def open(cls, path: Path, probe: int = 16) -> "IVF":
-        """Map a saved index into memory. Raises UsageError without faiss, DataError for a file that is none."""
-        faiss = _faiss()
-        try:
-            return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP), probe)
-        except RuntimeError as error:
-            raise DataError(f"{path}: not an index that faiss can read; remove it to have it made anew") from error
 
 
 def _faiss() -> Any:
