@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import rrg._torchvision  # noqa: F401  before timm and transformers
 from rrg.axes import Axes
 from rrg.config import Folder, PieceConfig
+from rrg.core_pieces.patches import Layout, find_layout
 from rrg.errors import DataError, UsageError
 from rrg.files import need_safetensors
 from rrg.views import films_there, side_by_side
@@ -42,7 +43,8 @@ class Patches(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """The last feature map of every film, films side by side: patches = views × positions of one film.
+    """The last feature map of every film, films side by side: patches = views × positions of one film. Class, register
+    and other tokens beside the patches are left out; `rrg.core_pieces.patches` finds them by running the model once.
 
     A grey film is repeated over a Hugging Face model's three channels; a timm model is built with one channel
     (pretrained kernels are summed over the colours, as timm does). Films are normalised as published weights expect.
@@ -59,18 +61,16 @@ class Encoder(nn.Module):
         self.backbone: Any = (
             _hugging_face(config, self.architectures) if self.hugging_face else _timm(config, axes.image)
         )
-        self.vision = _width(self.backbone.config) if self.hugging_face else int(self.backbone.num_features)
         self.dropout = nn.Dropout(config.dropout)
         # Python floats, not buffers: nothing to save, nothing to move.
         self.mean, self.std = _colour_statistics(config, self.backbone, self.hugging_face)
-        _check_size(self._patch(), axes.image, config.model)
+        self.intermediate = False  # whether timm's feature maps are read, where its features are none
+        self.asked = _asked(self.backbone, axes.image) if self.hugging_face else {}
+        self.layout = self._find_layout(config.model, axes.image)
+        self.vision = self.layout.width
         self.standardize: nn.Module | None = None
         if config.standardize:
-            self.eval()  # a blank film must not enter the backbone's statistics
-            with torch.no_grad():
-                positions = self._tokens(torch.zeros(1, len(self.mean), axes.image, axes.image)).shape[1]
-            self.train()
-            self.standardize = nn.BatchNorm1d(positions * self.vision, affine=False)
+            self.standardize = nn.BatchNorm1d(self.layout.positions * self.vision, affine=False)
 
     def forward(
         self,
@@ -93,36 +93,63 @@ class Encoder(nn.Module):
 
     def _tokens(self, films: Tensor) -> Tensor:
         """(films channels height width) to (films positions vision)."""
+        return self.layout.patches(self._features(films))
+
+    def _features(self, films: Tensor) -> Any:
         if self.hugging_face:
-            hidden: Tensor = self.backbone(pixel_values=films).last_hidden_state
-            if hidden.ndim == 4:
-                return hidden.flatten(2).transpose(1, 2)
-            positions = (films.shape[-1] // self._patch()) ** 2
-            # Class and register tokens come first; a hierarchical model has none, and fewer positions than patches.
-            return hidden[:, max(hidden.shape[1] - positions, 0) :]
+            asked = dict(self.asked)
+            if "noise" in asked:  # the order in which a masked autoencoder keeps patches: their own
+                asked["noise"] = torch.arange(asked["noise"], device=films.device).expand(len(films), -1)
+            given = self.backbone(pixel_values=films, **asked)
+            if not hasattr(given, "last_hidden_state"):
+                raise ValueError(f"it gives {', '.join(given)} and no last_hidden_state")
+            return given.last_hidden_state
         # Convolutions run a third faster on a CPU with channels last; tensor cores want it too.
-        features: Tensor = self.backbone.forward_features(films.contiguous(memory_format=torch.channels_last))
-        if features.ndim == 3:
-            return features[:, self.backbone.num_prefix_tokens :]
-        if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":  # as Swin
-            return features.flatten(1, 2)
-        return features.flatten(2).transpose(1, 2)
+        films = films.contiguous(memory_format=torch.channels_last)
+        if self.intermediate:
+            [last] = self.backbone.forward_intermediates(films, indices=1, output_fmt="NCHW", intermediates_only=True)
+            return last
+        return self.backbone.forward_features(films)
+
+    def _find_layout(self, model: str, size: int) -> Layout:
+        """Raises UsageError where the model cannot read films of this size or gives no patches of them."""
+        patch, training = self._patch(), self.backbone.training
+        self.backbone.eval()  # a film of noise must not enter its statistics
+        try:
+            if not self.hugging_face:
+                self.intermediate = self._lacks_features(size)
+            front = None if self.hugging_face else getattr(self.backbone, "num_prefix_tokens", None)
+            return find_layout(self.backbone, self._features, len(self.mean), size, patch=patch, front=front)
+        except Exception as error:  # a model's own code may raise anything
+            reason, advice = _reason(error), "expected a model that reads films of that size and gives their patches"
+            if size % patch:
+                reason = f"it reads films whose side is a multiple of {patch}"
+                advice = f"set image.size={max(round(size / patch), 1) * patch}"
+            elif "meta" in reason:
+                reason = f"its shapes cannot be planned without its weights ({reason})"
+            raise UsageError(f"core.encoder.model={model}, image.size={size}: {reason}; {advice}") from error
+        finally:
+            self.backbone.train(training)
+
+    def _lacks_features(self, size: int) -> bool:
+        """Whether a timm model's features are several, or class tokens alone, and its feature maps must be read."""
+        with torch.no_grad():
+            given = self._features(torch.zeros(1, len(self.mean), size, size))
+        if not isinstance(given, Tensor):
+            return True
+        reduction = self.backbone.feature_info[-1]["reduction"] if given.ndim == 3 else 1
+        return given.ndim == 3 and given.shape[1] < (size // reduction) ** 2
 
     def _patch(self) -> int:
-        """Side of a patch in pixels; 1 for a convolutional model, which reads films of any size."""
+        """Side of a patch in pixels; 1 for a model that states none, such as a convolutional one."""
         if self.hugging_face:
             size = getattr(self.backbone.config, "patch_size", 1)
         else:
-            size = getattr(getattr(self.backbone, "patch_embed", None), "patch_size", 1)
+            embed: Any = getattr(self.backbone, "patch_embed", None)
+            size, convolution = getattr(embed, "patch_size", 1), getattr(embed, "proj", None)
+            if isinstance(convolution, nn.Conv2d) and convolution.stride != convolution.kernel_size:
+                return 1  # patches overlap, as in PVT v2
         return int(size[0] if isinstance(size, Sequence) else size)
-
-
-def _check_size(patch: int, size: int, model: str) -> None:
-    if size % patch:
-        raise UsageError(
-            f"image.size={size}: {model} reads films whose side is a multiple of {patch}; "
-            f"set image.size={max(round(size / patch), 1) * patch}"
-        )
 
 
 def _on_meta() -> bool:
@@ -172,16 +199,19 @@ def _hugging_face(config: EncoderConfig, architectures: dict[str, dict[str, Any]
     try:
         if _on_meta():
             known = architectures.get(config.model)
-            return AutoModel.from_config(
+            model = AutoModel.from_config(
                 AutoConfig.for_model(**known)
                 if known
                 else AutoConfig.from_pretrained(config.model, trust_remote_code=False),
                 trust_remote_code=False,
+                dtype=torch.float32,
             )
-        need_safetensors(config.model, "AutoModel")
-        return AutoModel.from_pretrained(
-            config.model, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-        )
+        else:
+            need_safetensors(config.model, "AutoModel")
+            model = AutoModel.from_pretrained(
+                config.model, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            )
+        return getattr(model, "vision_model", model)  # of CLIP and its like, which read a text too
     except DataError:
         raise
     except Exception as error:
@@ -194,8 +224,16 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _width(config: Any) -> int:
-    return int(config.hidden_size if hasattr(config, "hidden_size") else config.hidden_sizes[-1])
+def _asked(backbone: Any, size: int) -> dict[str, Any]:
+    """What a Hugging Face model must be told: films of another size than it was trained with, or to mask nothing."""
+    known, asked = inspect.signature(backbone.forward).parameters, dict[str, Any]()
+    usual = getattr(backbone.config, "image_size", size)
+    if "interpolate_pos_encoding" in known and size not in (usual if isinstance(usual, Sequence) else [usual]):
+        asked["interpolate_pos_encoding"] = True
+    if "noise" in known and isinstance(backbone.config.patch_size, int):  # ViT-MAE; Hiera masks in pretraining alone
+        backbone.config.mask_ratio = 0.0
+        asked["noise"] = (size // backbone.config.patch_size) ** 2
+    return asked
 
 
 def _colour_statistics(config: EncoderConfig, backbone: Any, hugging_face: bool) -> tuple[Sequence[float], ...]:
