@@ -64,7 +64,7 @@ def stack(films: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def collate(items: Sequence[Item]) -> dict[str, Tensor]:
-    """pixel_values (batch views channels height width), view_mask (batch views), disease_labels (batch diseases).
+    """pixel_values (batch views channels height width) and view_mask (batch views): all that writing a report may see.
 
     pixel_values are uint8 where all films are, so that workers hand over a quarter of the bytes; `rrg.stream.to_device`
     makes them floats.
@@ -76,7 +76,7 @@ def collate(items: Sequence[Item]) -> dict[str, Tensor]:
     for row, item in enumerate(items):
         pixels[row, : len(item.films), 0] = torch.from_numpy(item.films if narrow else unit(item.films))
         mask[row, : len(item.films)] = True
-    return {"pixel_values": pixels, "view_mask": mask, "disease_labels": disease_labels([item.study for item in items])}
+    return {"pixel_values": pixels, "view_mask": mask}
 
 
 def disease_labels(studies: Sequence[Study]) -> Tensor:
@@ -170,7 +170,7 @@ def _padded(rows: Sequence[list[int]], value: int, *, right: bool) -> Tensor:
 
 
 class Collator:
-    """A training batch of studies: films, prompts and reports.
+    """A training batch of studies: films, labels, prompts and reports.
 
     exemplars: the retrieved report by study id. texts: what training alone shows, as tokens of the text encoder.
     """
@@ -182,4 +182,5 @@ class Collator:
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
         texts = self.texts(items) if self.texts else {}
-        return collate(items) | texts | self.prompt.batch(items, self.exemplars, learn=True)
+        labels = {"disease_labels": disease_labels([item.study for item in items])}
+        return collate(items) | labels | texts | self.prompt.batch(items, self.exemplars, learn=True)

@@ -207,10 +207,13 @@ class _Composer:
             writers.append(self.visual_embeds)
         for name in writers:
             for port in self.contracts[name].reads:
-                if not port.optional and (self.wires.get(f"{name}.{port.argument}", ""), port.signal) in absent:
+                source = (self.wires.get(f"{name}.{port.argument}", ""), port.signal)
+                if not port.optional and source in absent:
+                    what = absent[source]
+                    made = "" if what == port.signal else f" by {source[0]} from {what}"
                     self.problems.append(
-                        f"{name} reads {port.signal}, which training alone has, and must run when a report is written; "
-                        f"give its argument the default None, or --drop {name}"
+                        f"{name} reads {port.signal}, which training alone has{made}, and must run when a report is "
+                        f"written; give its argument the default None, or --drop {name}"
                     )
 
     def _unfed(self, reader: str, signal: str) -> str:

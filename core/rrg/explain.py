@@ -14,6 +14,7 @@ from rrg.pieces import Registered
 from rrg.plugins import Plugins, find
 from rrg.registry import registry
 from rrg.resolve import pieces_of
+from rrg.signals import of_training
 
 OPEN = ("not stated", "not in the paper")  # how a setting's description says that its paper is silent
 
@@ -90,7 +91,8 @@ def _explained(piece: Registered) -> Explanation:
 
 
 def _signal(port: Port) -> str:
-    return f"{port.signal} ({port.axes})" + (", where there is one" if port.optional else "")
+    alone = ", in training alone" if of_training(port.signal) else ""
+    return f"{port.signal} ({port.axes}){alone}" + (", where there is one" if port.optional else "")
 
 
 def _setting(name: str, field: FieldInfo) -> Setting:

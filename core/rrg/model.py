@@ -28,7 +28,7 @@ from rrg.masked import masked_mean
 from rrg.pieces import Registered
 from rrg.plugins import Plugins, find
 from rrg.recipe import Recipe, validation_problems
-from rrg.signals import SIGNALS
+from rrg.signals import SIGNALS, of_training
 
 Values = dict[tuple[str, str], Any]  # signals by provider and name
 MODULE_KINDS = ("encoder", "connector", "loss", "retriever")
@@ -232,12 +232,14 @@ class RRGModel(nn.Module):
         values: Values | None = None,
         **options: Any,
     ) -> tuple[list[str], Values]:
-        """Reports for a batch of prompts padded left, and the signals that led to them.
+        """Reports for a batch of prompts padded left, and the signals that led to them. What of the batch training
+        alone has is not looked at.
 
         values: the batch's signals, where they are computed already.
         """
         with self._autocast(batch["pixel_values"].device):
-            values = self.signals(batch) if values is None else values
+            if values is None:
+                values = self.signals({name: tensor for name, tensor in batch.items() if not of_training(name)})
             try:
                 inputs = self._inputs(batch, values)
                 return self.host.generate(inputs, settings or self.recipe.generation, **options), values

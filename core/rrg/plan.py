@@ -28,9 +28,10 @@ from rrg.model import RRGModel, build
 from rrg.observations import OBSERVATIONS
 from rrg.plugins import Plugins, find
 from rrg.recipe import Recipe
-from rrg.signals import SIGNALS
+from rrg.signals import of_training
 
 REPORT = 100
+LABELS = "disease_labels"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ESTIMATES = f"""\
 Memory and FLOPs are estimates. Training: weights, gradients and AdamW's moments of what trains, exactly;
@@ -85,7 +86,7 @@ class Plan:
         lines = [f"recipe {self.hash}: {self.expression} on {self.host['name']}", "", "pieces"]
         lines += _columns([[p["name"], p["kind"], count(p["parameters"]), p["origin"]] for p in self.pieces])
         lines += ["", "who feeds whom"]
-        lines += _columns([[w["reader"], "<-", w["provider"], w["signal"], w["shape"]] for w in self.wires])
+        lines += _columns([[w["reader"], "<-", w["provider"], w["signal"], _when(w)] for w in self.wires])
         if self.adapters:
             lines += ["", *_wrapped("LoRA adapts:", self.adapters["targets"])]
             lines += _wrapped("left as they are:", self.adapters["left_out"] or ["nothing else of the layers"])
@@ -118,9 +119,10 @@ def plan(recipe: Recipe, plugins: Plugins | None = None) -> Plan:
         model = build(recipe, plugins=plugins, weights=False).eval()
         model.requires_grad_(False)  # the counter would hook what asks for gradients, and there are none here
         with torch.inference_mode(), FlopCounterMode(display=False) as counter, _Outputs(model) as outputs:
-            values = _signals(model, recipe, [])
+            values = _signals(model, recipe)
         shown = {name: _shown(model, recipe, name) for name in recipe.stages}
-    everything = {key: value for _, found, _ in shown.values() for key, value in (found or {}).items()} | values
+    everything: Values = {("data", LABELS): torch.empty(1, len(OBSERVATIONS), device="meta")}
+    everything |= {key: value for _, found, _ in shown.values() for key, value in (found or {}).items()} | values
     shapes = _shapes(model, everything)
     slots = _slots(model, shapes)
     last = slots + _prompt_tokens(model, recipe.stages[-1]) + REPORT
@@ -217,6 +219,10 @@ def _columns(rows: list[list[str]]) -> list[str]:
     return ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def _when(wire: dict[str, str]) -> str:
+    return wire["shape"] + (", in training alone" if of_training(wire["signal"]) else "")
+
+
 def _stage_lines(number: int, stage: StagePlan) -> list[str]:
     s = stage.settings
     length = f"{s['max_steps']} steps" if s["max_steps"] > 0 else f"{s['epochs']:g} epochs"
@@ -239,14 +245,16 @@ def _wrapped(head: str, parts: list[str], between: str = ", ") -> list[str]:
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
-def _signals(model: RRGModel, recipe: Recipe, texts: list[str]) -> Values:
+def _signals(model: RRGModel, recipe: Recipe, texts: list[str] | None = None) -> Values:
+    """texts: those of a training batch; None: what a report is written from."""
     image = recipe.image
     batch = {
         "pixel_values": torch.empty(1, image.views, 1, image.size, image.size),
         "view_mask": torch.ones(1, image.views, dtype=torch.bool),
-        "disease_labels": torch.empty(1, len(OBSERVATIONS)),
     }
-    for text in texts:
+    if texts is not None:
+        batch[LABELS] = torch.empty(1, len(OBSERVATIONS))
+    for text in texts or ():
         batch[f"{text}_ids"] = torch.zeros(1, REPORT, dtype=torch.long)
         batch[f"{text}_mask"] = torch.ones(1, REPORT, dtype=torch.bool)
     try:
@@ -395,7 +403,7 @@ def _wires(model: RRGModel, recipe: Recipe, shapes: dict[tuple[str, str], tuple[
     for name, contract in model.contracts.items():
         for port in contract.reads:
             provider = recipe.wire.get(f"{name}.{port.argument}")
-            unseen = port.signal in SIGNALS and SIGNALS[port.signal].training and (provider, port.signal) not in shapes
+            unseen = of_training(port.signal) and (provider, port.signal) not in shapes
             if provider is not None and not unseen:  # a text that no stage shows
                 shape = _sizes(port.axes, shapes.get((provider, port.signal)))
                 rows.append({"reader": name, "provider": provider, "signal": port.signal, "shape": shape})
@@ -410,9 +418,13 @@ def _sizes(axes: str, shape: tuple[int, ...] | None) -> str:
 
 
 def _shown(model: RRGModel, recipe: Recipe, name: str) -> tuple[list[str], Values | None, int]:
-    """The texts that a stage shows beside the films; with them its signals and the bytes that the encoders put out."""
-    texts = model.texts(model.configs[name])
-    if not texts:
+    """The texts that a stage shows beside the films. With them, or where a piece makes something of the labels: its
+    signals and the bytes that the encoders put out.
+    """
+    stage = model.configs[name]
+    texts = model.texts(stage)
+    readers = [n for n, kind in model.kinds.items() if kind != "loss" and n in model.needed(stage)]
+    if not texts and not any(port.signal == LABELS for n in readers for port in model.contracts[n].reads):
         return [], None, 0
     with torch.inference_mode(), _Outputs(model) as outputs:
         return texts, _signals(model, recipe, texts), outputs.bytes

@@ -7,7 +7,7 @@ from rrg.contract import Contract, Port, can_run, fits
 from rrg.pieces import Registered
 from rrg.plugins import Plugins
 from rrg.registry import registry
-from rrg.signals import SIGNALS
+from rrg.signals import SIGNALS, of_training
 
 
 def pieces_of(term: str, plugins: Plugins) -> list[Registered] | str:
@@ -46,10 +46,6 @@ def _unknown(term: str, plugins: Plugins) -> str:
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, sorted(names), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def _of_training(signal: str) -> bool:
-    return signal in SIGNALS and SIGNALS[signal].training
 
 
 class Wiring:
@@ -91,7 +87,7 @@ class Wiring:
         """Core pieces that would give what nobody gives yet. The language model always reads `visual_embeds`."""
         ports = [port for c in self.contracts.values() for port in c.reads]
         # What training alone shows is optional for whatever writes reports too, and wanted all the same.
-        read = [port.signal for port in ports if not port.optional or _of_training(port.signal)]
+        read = [port.signal for port in ports if not port.optional or of_training(port.signal)]
         wanted = [s for s in [*read, "visual_embeds"] if not self.providers.get(s)]
         defaults = [SIGNALS[s].default for s in wanted if s in SIGNALS]
         return [d for d in dict.fromkeys(defaults) if d is not None and d not in self.contracts]
@@ -147,16 +143,17 @@ class Wiring:
         )
         return f"--wire {key}={provider}: no such reader and signal in this composition{hint}"
 
-    def absent(self, order: Iterable[str], wires: dict[str, str]) -> set[tuple[str, str]]:
-        """What nobody gives when a report is written, by provider and signal: training alone shows it."""
-        found = {(provider, s) for s, given in self.providers.items() if _of_training(s) for provider in given}
+    def absent(self, order: Iterable[str], wires: dict[str, str]) -> dict[tuple[str, str], str]:
+        """What nobody gives when a report is written, by provider and signal: what of the data it is made from, which
+        training alone shows.
+        """
+        found = {(provider, s): s for s, given in self.providers.items() if of_training(s) for provider in given}
         for name in order:
             contract = self.contracts[name]
-            there = {
-                p.argument for p in contract.reads if (wires.get(f"{name}.{p.argument}", ""), p.signal) not in found
-            }
-            if not can_run(contract, there):
-                found |= {(name, port.signal) for port in contract.gives}
+            sources = {p.argument: (wires.get(f"{name}.{p.argument}", ""), p.signal) for p in contract.reads}
+            missing = [found[source] for source in sources.values() if source in found]
+            if not can_run(contract, {argument for argument, source in sources.items() if source not in found}):
+                found = {(name, port.signal): missing[0] for port in contract.gives if missing} | found
         return found
 
     def order(self, wires: dict[str, str]) -> tuple[list[str], list[str]]:

@@ -64,7 +64,7 @@ SIGNALS = {
     "visual_mean": Signal("batch vision", "mean patch vector of a study", default="core.pool"),
     "disease_tokens": Signal("batch diseases vision", "one vector per observation"),
     "disease_logits": Signal("batch diseases", "one logit per observation"),
-    "disease_labels": Signal("batch diseases", "1, 0, -1 uncertain, nan not mentioned", source="data"),
+    "disease_labels": Signal("batch diseases", "1, 0, -1 uncertain, nan not mentioned", source="data", training=True),
     **_of_text("report", "the study's report"),
     "report_embed": Signal("batch language", "one vector per report", default="core.text", training=True),
     **_of_text("reference", "a reference report"),
@@ -73,6 +73,11 @@ SIGNALS = {
     "visual_mask": Signal("batch slots", "1 where the prefix holds something", "Bool", default="core.connector"),
     "hidden": Signal("batch text host", "a decoder layer's hidden states", source="host"),
 }
+
+
+def of_training(signal: str) -> bool:
+    """Whether a signal is there in training alone. Labels come from the report: a model that read them would copy."""
+    return signal in SIGNALS and SIGNALS[signal].training
 
 
 def signal_of(argument: str, method: str) -> str:

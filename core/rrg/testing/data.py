@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rrg.batch import Item, Prompt, collate
+from rrg.batch import Item, Prompt, collate, disease_labels
 from rrg.data.study import SPLITS, Study, StudyFolder
 from rrg.data.write import write_metadata
 from rrg.model import RRGModel
@@ -62,6 +62,8 @@ def batch_of(model: RRGModel, studies: Sequence[Item], learn: bool = True, exemp
     exemplars: report text by study id.
     """
     batch = collate(studies) | Prompt(model.recipe, model.host).batch(studies, exemplars, learn=learn)
+    if learn:
+        batch["disease_labels"] = disease_labels([item.study for item in studies])
     if learn and model.text_encoder is not None:
         encoder: Any = model.modules_by_piece[model.text_encoder]
         for place, name in enumerate(model.texts()):
