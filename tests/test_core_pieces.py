@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rrg.axes import Axes
@@ -12,8 +13,14 @@ from rrg.config import PieceConfig
 from rrg.core_pieces.connector import Connector, ConnectorConfig
 from rrg.core_pieces.encoder import Encoder, EncoderConfig
 from rrg.core_pieces.pool import Pool
+from rrg.data.films import read_pixels, unit
+from rrg.data.study import StudyFolder
 from rrg.errors import UsageError
+from rrg.recipe import Recipe
+from rrg.run import load
+from rrg.training import train
 from rrg_lead.experts import Experts, ExpertsConfig
+from tiny_runs import tiny_recipe
 
 AXES = Axes(host=7, layers=2, image=32, vision=5)
 SMALL_RESNET = {"channels": [8, 8, 16, 16], "stem_width": 4}
@@ -213,3 +220,43 @@ def test_a_batch_of_one_film_with_one_position_trains(standardize):
     assert tokens.shape[:2] == (1, 1)
     assert tokens.isfinite().all()
     assert all(module.training for module in encoder.modules())
+
+
+def standardised(**settings: Any) -> Recipe:
+    settings |= {"core__encoder__standardize": True, "core__pretrain__epochs": 1, "lead__train__epochs": 1}
+    return tiny_recipe("core.pretrain+lead", stages__batch_size=5, stages__lr=1e-3, **settings)
+
+
+@pytest.fixture(scope="module")
+def settled_run(tmp_path_factory: pytest.TempPathFactory, folder: StudyFolder) -> Path:
+    """One epoch with vision frozen from the start, then one in which it trains."""
+    out = tmp_path_factory.mktemp("settled") / "run"
+    recipe = standardised(core__pretrain__vision="frozen")
+    train(recipe, folder, out)
+    return out
+
+
+def test_frozen_features_are_standardised_by_the_training_films(settled_run: Path, folder: StudyFolder) -> None:
+    first, second = (load_file(path / "pieces.safetensors") for path in sorted((settled_run / "stages").iterdir()))
+    piece = load(settled_run, "cpu").model.modules_by_piece["core.encoder"].eval()
+    with torch.no_grad():
+        for name, tensor in (*piece.named_parameters(), *piece.named_buffers()):
+            tensor.copy_(first[f"core.encoder/{name}"])
+        names = [name for study in folder.split("train") for name in study.file_names]
+        films = torch.stack([torch.from_numpy(unit(read_pixels(folder.path / name, 32))) for name in names])[:, None]
+        raw = piece._tokens((films - piece.mean[0]) / piece.std[0]).flatten(1)
+    torch.testing.assert_close(first["core.encoder/standardize.running_mean"], raw.mean(dim=0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first["core.encoder/standardize.running_var"], raw.var(dim=0), rtol=1e-3, atol=1e-6)
+    # Once it trains it gathers its own.
+    assert not torch.equal(*(w["core.encoder/standardize.running_mean"] for w in (first, second)))
+    assert int(second["core.encoder/standardize.num_batches_tracked"]) > 1
+
+
+def test_statistics_that_an_earlier_stage_gathered_stay_while_vision_is_frozen(
+    tmp_path: Path, folder: StudyFolder
+) -> None:
+    recipe = standardised(lead__train__vision="frozen")
+    train(recipe, folder, tmp_path / "run")
+    first, second = (load_file(p / "pieces.safetensors") for p in sorted((tmp_path / "run" / "stages").iterdir()))
+    assert all(torch.equal(first[key], second[key]) for key in first if key.startswith("core.encoder/"))
+    assert first["core.encoder/standardize.running_mean"].any()

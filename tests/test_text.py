@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -216,6 +218,41 @@ def test_a_published_encoder_is_frozen_and_not_saved_one_built_at_random_learns(
         save_weights(built, tmp_path / f"saved-{learns}")
         saved = load_file(tmp_path / f"saved-{learns}" / "pieces.safetensors")
         assert any(name.startswith("core.text/") for name in saved) == learns
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_saved_in_half_precision_are_float32_and_train(
+    composed: Callable[..., RRGModel], bert: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    from transformers import BertModel
+
+    folder = copied(bert, tmp_path / "half")
+    BertModel.from_pretrained(bert, dtype=dtype).save_pretrained(folder)
+    settings = {"core.text.model": str(folder), "core.text.frozen": False}
+    built = composed("core.train+vdgen.did", **settings)
+    built.begin("core.train")
+    built.train()(**batch_of(built, items([1, 2, 1])))["loss"].backward()
+    assert {p.dtype for _, p in built.piece_parameters("core.text")} == {torch.float32}
+    [row] = [piece for piece in plan(built.recipe).pieces if piece["name"] == "core.text"]
+    assert row["parameters"] == sum(p.numel() for _, p in built.piece_parameters("core.text"))
+
+
+def test_a_strangers_piece_that_loads_half_precision_is_float32_too(
+    composed: Callable[..., RRGModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rrg.core_pieces.connector import Connector
+
+    whole = Connector.__init__
+
+    @wraps(whole)
+    def halved(self: Connector, *args: Any) -> None:
+        whole(self, *args)
+        self.half()
+
+    monkeypatch.setattr(Connector, "__init__", halved)
+    built = composed("core.train")
+    assert {p.dtype for _, p in built.piece_parameters("core.connector")} == {torch.float32}
+    built.generate(batch_of(built, items([1, 2]), learn=False))
 
 
 def test_without_a_report_the_encoder_does_not_run(composed: Callable[..., RRGModel]) -> None:

@@ -357,7 +357,7 @@ def _made(piece: Registered, config: Any, axes: Axes, **where: Any) -> nn.Module
             f"piece {piece.name} cannot be built with its settings and {axes}: {type(error).__name__}: {error}; "
             f"change its settings with --set {piece.name}.…, or leave it out with --drop {piece.name}"
         ) from error
-    return module
+    return module.float()  # whatever precision its weights were saved in
 
 
 def _width(name: str, module: nn.Module, attribute: str, signal: str) -> int:

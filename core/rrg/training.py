@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from accelerate import PartialState
 from transformers import TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from rrg.batch import Collator, Prompt, Studies
+from rrg.batch import Collator, Prompt, Studies, collate
 from rrg.config import StageConfig
 from rrg.contexts import REFERENCES, Texts, choose_references, save_references, summary
 from rrg.data.study import StudyFolder
@@ -37,7 +38,7 @@ from rrg.plan import plan
 from rrg.recipe import Recipe
 from rrg.retrieval import Index, build_index, exemplars
 from rrg.run_folder import RUN, fingerprint, read_run, write_json
-from rrg.stream import CONTEXT, workers_for
+from rrg.stream import CONTEXT, batches, to_device, workers_for
 from rrg.trainer import StageTrainer, checkpoints
 from rrg.weights import load_weights, save_weights
 
@@ -208,6 +209,7 @@ def _run_stage(
     train, val = folder.split("train"), folder.split("val")
     shown = None
     here = _process()
+    _settle(model, stage, folder, workers)
     if stage.exemplars:
         # The index holds the weights of the stage's start, so an interrupted stage finds it ready.
         if here.is_main_process and not (partial / "index").exists():
@@ -240,6 +242,27 @@ def _run_stage(
         os.replace(partial, done)
         _remove_checkpoints(done)
     here.wait_for_everyone()
+
+
+@torch.inference_mode()
+def _settle(model: RRGModel, stage: StageConfig, folder: StudyFolder, workers: int) -> None:
+    """Give frozen pieces that have no statistics yet those of the training films; what trains gathers its own."""
+    waiting: dict[str, Any] = {
+        name: module
+        for name, module in model.modules_by_piece.items()
+        if not getattr(module, "settled", True) and not model.trains(name, stage)
+    }
+    if not waiting:
+        return
+    training, device, size = model.training, _process().device, model.recipe.generation.batch_size
+    model.eval()
+    films = Studies(folder, folder.split("train"), model.recipe)
+    with ExitStack() as settling:
+        for module in waiting.values():
+            settling.enter_context(module.settling())
+        for batch in batches(films, size, collate, "statistics", device=device, workers=workers):
+            model.signals(to_device(batch, device))
+    model.train(training)
 
 
 def _texts(model: RRGModel, folder: StudyFolder, stage: StageConfig, partial: Path, workers: int) -> Texts | None:

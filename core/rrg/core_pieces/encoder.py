@@ -1,7 +1,8 @@
 """Core's plain image encoder: any timm model by name, or any Hugging Face vision model by hub id or folder."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -33,7 +34,8 @@ class EncoderConfig(PieceConfig):
     standardize: bool = Field(
         False,
         description="batch-normalise every position and channel: chest films look alike, and what sets one "
-        "apart is small beside what all share; for encoders that start at random",
+        "apart is small beside what all share; for encoders that start at random. Where a stage freezes the encoder "
+        "first, the training films give the statistics",
     )
 
 
@@ -71,6 +73,32 @@ class Encoder(nn.Module):
         self.standardize: nn.Module | None = None
         if config.standardize:
             self.standardize = nn.BatchNorm1d(self.layout.positions * self.vision, affine=False)
+
+    @property
+    def settled(self) -> bool:
+        """Whether `standardize` has statistics, where it is asked for."""
+        return self.standardize is None or bool(self.standardize.num_batches_tracked)
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """The films that are encoded meanwhile, two or more, give `standardize` its statistics, over all of them."""
+        norm: Any = self.standardize
+        seen: list[Any] = [0, 0.0, 0.0]  # films, and sums of their values and squares
+
+        def add(module: nn.Module, inputs: tuple[Tensor]) -> None:
+            x = inputs[0].double()
+            seen[:] = [seen[0] + len(x), seen[1] + x.sum(dim=0), seen[2] + x.square().sum(dim=0)]
+
+        hook = norm.register_forward_pre_hook(add)
+        try:
+            yield
+        finally:
+            hook.remove()
+        films, total, squares = seen
+        if films > 1:
+            norm.running_mean.copy_(total / films)
+            norm.running_var.copy_((squares - total.square() / films).clamp(min=0) / (films - 1))
+            norm.num_batches_tracked.fill_(1)
 
     def forward(
         self,

@@ -124,7 +124,7 @@ class Published(nn.Module):
 
     def __init__(self, model: Any, length: int) -> None:
         super().__init__()
-        self.transformer, self.pooling = model[0], model[1]
+        self.transformer, self.pooling = model[0].float(), model[1].float()
         self.tokenizer = model.tokenizer
         self.language = int(self.transformer.get_embedding_dimension())
         if self.language != self.pooling.get_embedding_dimension():
@@ -153,7 +153,7 @@ class Planned(nn.Module):
             config = AutoConfig.for_model(**KNOWN[name])
         else:
             config = AutoConfig.from_pretrained(_transformer_of(name), trust_remote_code=False)
-        self.model: Any = AutoModel.from_config(config, trust_remote_code=False)
+        self.model: Any = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
         self.language = int(self.model.config.hidden_size)
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
