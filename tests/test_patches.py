@@ -121,6 +121,14 @@ def test_weights_saved_in_half_precision_are_float32_here(tmp_path: Path, dtype:
             assert {p.dtype for p in encoder(tmp_path, 48).parameters()} == {torch.float32}
 
 
+def test_weights_that_the_configuration_does_not_fit_are_refused(tmp_path: Path) -> None:
+    folder_of("vit", tmp_path, **VIT)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    with pytest.raises(UsageError, match=r"its weights lack \d+ that its configuration asks for, such as .*layer.*2"):
+        encoder(tmp_path, 48)
+
+
 def test_a_model_that_reads_no_single_film_is_one_clear_error(tmp_path: Path) -> None:
     folder_of("videomae", tmp_path, **VIT, num_frames=2)
     with pytest.raises(UsageError, match=r"core.encoder.model=.*image.size=48: .*; expected a model that reads films"):
@@ -170,6 +178,8 @@ class Patchwise(nn.Module):
     def forward(self, films: Tensor) -> Tensor:
         found = self.embed(films).flatten(2).transpose(1, 2)
         joined = self.join(self.arrange(found, self.token.expand(len(films), -1, -1)))
+        if joined.ndim == 4:
+            return joined
         return joined + self.mix(joined).mean(dim=1, keepdim=True)
 
 
@@ -185,6 +195,15 @@ def test_tokens_before_and_behind_are_told_apart(front: int, behind: int) -> Non
     assert (found.positions, found.width, found.front, found.behind) == (25, 6, front, behind)
 
 
+@pytest.mark.parametrize("front", [0, 1])
+def test_the_mean_of_the_patches_is_none_of_them(front: int) -> None:
+    def joined(x: Tensor, token: Tensor) -> Tensor:
+        both = [x.mean(dim=1, keepdim=True), x]
+        return torch.cat(both if front else both[::-1], dim=1)
+
+    assert layout_of(joined).front == front
+
+
 @pytest.mark.parametrize(
     ("arrange", "message"),
     [
@@ -194,9 +213,22 @@ def test_tokens_before_and_behind_are_told_apart(front: int, behind: int) -> Non
         (lambda x, token: x.unflatten(1, (5, 5)).transpose(1, 2).flatten(1, 2), "no patches in the film's order"),
         (lambda x, token: torch.cat([x[:, :9], token, x[:, 9:], token], dim=1), "nothing shows which are the patches"),
         (lambda x, token: torch.cat([x, x[:, :7]], dim=1), "nothing shows which are the patches"),
+        (
+            lambda x, token: (x + 0.5 * torch.randn_like(x)).transpose(1, 2).unflatten(2, (5, 5)),
+            "other tokens for the same film at every call",
+        ),
         (lambda x, token: x[:, None], "expected a square map or a sequence"),
     ],
-    ids=["masked", "noisy", "backwards", "columns first", "token within", "some twice", "a map of one row"],
+    ids=[
+        "masked",
+        "noisy",
+        "backwards",
+        "columns first",
+        "token within",
+        "some twice",
+        "noisy map",
+        "a map of one row",
+    ],
 )
 def test_what_is_no_grid_in_the_films_order_is_refused(
     arrange: Callable[[Tensor, Tensor], Tensor], message: str

@@ -15,6 +15,7 @@ import rrg._torchvision  # noqa: F401  before timm and transformers
 from rrg.axes import Axes
 from rrg.config import Folder, PieceConfig
 from rrg.core_pieces.patches import Layout, find_layout
+from rrg.core_pieces.text import refuse_missing
 from rrg.errors import DataError, UsageError
 from rrg.files import need_safetensors
 from rrg.views import films_there, side_by_side
@@ -236,9 +237,14 @@ def _hugging_face(config: EncoderConfig, architectures: dict[str, dict[str, Any]
             )
         else:
             need_safetensors(config.model, "AutoModel")
-            model = AutoModel.from_pretrained(
-                config.model, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            model, found = AutoModel.from_pretrained(
+                config.model,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
             )
+            refuse_missing(found)
         return getattr(model, "vision_model", model)  # of CLIP and its like, which read a text too
     except DataError:
         raise

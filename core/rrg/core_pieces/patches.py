@@ -51,8 +51,11 @@ def find_layout(
     the model raises for films that it cannot read.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        film = _films(channels, size)[:1]
         with _Watch(model) as seen:
-            given = run(_films(channels, size)[:1])
+            given = run(film)
+        if not given.is_meta and not _alike(run(film), given):
+            raise ValueError("it gives other tokens for the same film at every call: it masks or drops some at random")
         shape = tuple(given.shape[1:])
         if len(shape) == 3 and (shape[0] == shape[1] or shape[1] == shape[2]):
             last = shape[0] == shape[1] != shape[2]
@@ -71,6 +74,12 @@ def find_layout(
         if length - front - behind != side**2:
             raise ValueError(f"{length} tokens are not {front} before and {behind} behind {side} x {side} patches")
         return Layout(side**2, width, front, behind)
+
+
+def _alike(given: Tensor, before: Tensor) -> bool:
+    return given.shape == before.shape and torch.allclose(
+        given, before, atol=ALIKE * float(before.abs().max()), equal_nan=True
+    )
 
 
 def _side(length: int, maps: set[int], size: int, patch: int) -> int:
@@ -96,25 +105,26 @@ def _examined(model: nn.Module, run: Run, channels: int, size: int, patch: int) 
     films = _films(channels, size)
     with _Watch(model) as seen:
         given = run(films)
-    if not torch.allclose(run(films[:1]), given[:1], atol=ALIKE * float(given[0].abs().max())):
-        raise ValueError("it gives other tokens for the same film at every call: it masks or drops some at random")
     length = given.shape[1]
     side = _side(length, seen.maps, size, patch)
-    front = _front(length, side, seen.following)
+    front = _front(given, side, seen.following)
     _check_order(given[:, front : front + side**2].unflatten(1, (side, side)))
     return front, length - front - side**2
 
 
-def _front(length: int, side: int, following: list[Tensor]) -> int:
-    """following: at each module as long as the sequence, which of its tokens follow the film."""
+def _front(given: Tensor, side: int, following: list[Tensor]) -> int:
+    """given: of `_films`. following: at each module with a sequence, which of its tokens follow the film."""
+    length = given.shape[1]
     if length == side**2:
         return 0
     for follows in following:
         places = follows.nonzero().flatten()
         if len(follows) == length and len(places) == side**2 == places[-1] - places[0] + 1:
             return int(places[0])
-    if length == side**2 + 1:  # one more that follows the film too is the patches' mean, as in DINOv3's ConvNeXt
-        return 1
+    if length == side**2 + 1:  # one more that follows the film is the patches' mean, as in DINOv3's ConvNeXt
+        ends = (given[1:, [0, -1]] - given[:1, [0, -1]]).norm(dim=-1)
+        first, last = ends.std(dim=0) / ends.mean(dim=0)  # which all quarters change alike
+        return int(first <= last)
     raise ValueError(f"it gives {length} tokens for {side} x {side} patches, and nothing shows which are the patches")
 
 

@@ -168,8 +168,13 @@ def _published(config: TextEncoderConfig) -> nn.Module:
             return Planned(config.model)
         if config.model.startswith(("/", ".", "~")) and not Path(config.model).is_dir():
             raise ValueError("no such folder")
-        need_safetensors(_transformer_of(config.model), "AutoModel")
-        _refuse_missing(_transformer_of(config.model))
+        from transformers import AutoModel
+
+        name = _transformer_of(config.model)
+        need_safetensors(name, "AutoModel")
+        refuse_missing(
+            AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True, output_loading_info=True)[1]
+        )
         from sentence_transformers import SentenceTransformer
 
         options = {"use_safetensors": True}
@@ -197,11 +202,12 @@ def _transformer_of(name: str) -> str:
     return str(Path(name) / modules[0]["path"])
 
 
-def _refuse_missing(name: str) -> None:
-    """Weights that a checkpoint lacks would be random, and frozen."""
-    from transformers import AutoModel
+def refuse_missing(found: dict[str, Any]) -> None:
+    """Weights that a checkpoint lacks would be random, and frozen; what pools is not read.
 
-    _, found = AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True, output_loading_info=True)
+
+    found: what transformers says of the loading. Raises ValueError that names one of them.
+    """
     missing = sorted(key for key in found["missing_keys"] if "pooler" not in key and "position_ids" not in key)
     if missing:
         raise ValueError(f"its weights lack {len(missing)} that its configuration asks for, such as {missing[0]}")
