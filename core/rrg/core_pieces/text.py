@@ -205,7 +205,6 @@ def _transformer_of(name: str) -> str:
 def refuse_missing(found: dict[str, Any]) -> None:
     """Weights that a checkpoint lacks would be random, and frozen; what pools is not read.
 
-
     found: what transformers says of the loading. Raises ValueError that names one of them.
     """
     missing = sorted(key for key in found["missing_keys"] if "pooler" not in key and "position_ids" not in key)
