@@ -13,7 +13,7 @@ HOSTILE = {
     "script": ("</script><script>alert(1)</script>", "</style></p><img src=x onerror=alert(2)>"),
     "\"><b id='x'>": ("<!-- \u202ereversed\u202c \u2067 עברית ערבית", SICK),
     "long": ("effusion" * 1250, "word " * 2000),
-    "silent": (" ", "\u202e\u200f.\x00"),
+    "silent": (" ", "\u202e\u200fa.\x00"),
 }
 
 

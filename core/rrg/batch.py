@@ -43,7 +43,7 @@ class Studies(Dataset):
         self.lengths = [len(study.findings) for study in studies]
         self._json, ends = bytearray(), [0]
         for study in studies:
-            self._json += study.model_dump_json().encode()
+            self._json += json.dumps(study.model_dump()).encode()  # as it is, not as a data folder has it
             ends.append(len(self._json))
         self._ends = np.array(ends)
 
@@ -89,7 +89,9 @@ class Prompt:
     """The recipe's prompt and the reports, in tokens of the host."""
 
     def __init__(self, recipe: Recipe, host: TextHost) -> None:
-        self.recipe, self.host, self.tokenizer = recipe, host, host.tokenizer
+        # Not the host itself: workers that are not forked get this by pickle.
+        self.recipe, self.tokenizer = recipe, host.tokenizer
+        self.vocabulary, self.pad = host.vocabulary, host.pad
         self.before, _, self.after = recipe.host.prompt.partition("{visual}")
         self.film = ""
         if isinstance(host, Qwen3VLHost) and recipe.visual_embeds == "host":
@@ -135,7 +137,7 @@ class Prompt:
     def _tokens(self, text: str, add_special_tokens: bool = False) -> list[int]:
         """Less the control tokens that a tokenizer knows and its model doesn't, which a report may hold as text."""
         ids = self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids
-        return [number for number in ids if number < self.host.vocabulary]
+        return [number for number in ids if number < self.vocabulary]
 
     def report(self, text: str) -> list[int]:
         ids = self._tokens(text)[: self.recipe.text.report]
@@ -156,7 +158,7 @@ class Prompt:
             labels.append([-100] * len(after) + report)
         batch = {
             "before_ids": torch.tensor(before, dtype=torch.long),
-            "input_ids": _padded(rows, self.host.pad, right=learn),
+            "input_ids": _padded(rows, self.pad, right=learn),
             "attention_mask": _padded([[1] * len(row) for row in rows], 0, right=learn),
         }
         return batch | {"labels": _padded(labels, -100, right=True)} if learn else batch

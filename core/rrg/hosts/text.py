@@ -101,7 +101,7 @@ class TextHost(nn.Module):
 
         Raises UsageError where the host has a table of fewer positions than the prompt and `max_new_tokens` need.
         """
-        studies, length = inputs["inputs_embeds"].shape[:2]
+        studies, length = inputs["inputs_embeds" if "inputs_embeds" in inputs else "input_ids"].shape[:2]
         limits, parts = (
             lengths_of(self.model, self.decoder[0]),
             f"prompt {length} + max_new_tokens {settings.max_new_tokens}",
