@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import rrg._torchvision  # noqa: F401  before transformers
-from rrg.composition import compose
+from rrg.composing.composition import compose
 from rrg.config import GenerationConfig
-from rrg.hosts.build import learn_tokenizer
-from rrg.model import build
+from rrg.model.hosts.build import learn_tokenizer
+from rrg.model.model import build
 from rrg.ops.gated_fusion import expert_half, gated_fusion, naive
 from rrg.ops.selective_scan import MAMBA_SSM, ORDERED, choice, selective_scan, selective_scan_2d
 from rrg.testing.data import FINDINGS, batch_of, items

@@ -16,14 +16,14 @@ from runner import Measurement
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from rrg.batch import Studies, collate
-from rrg.composition import compose
+from rrg.composing.composition import compose
 from rrg.data.phantom.anatomy import sample_anatomy
 from rrg.data.phantom.film import draw_film, sample_technique
 from rrg.data.study import Study, StudyFolder
 from rrg.data.write import write_metadata
+from rrg.feed.batch import Studies, collate
+from rrg.feed.stream import batches, to_device
 from rrg.observations import OBSERVATIONS
-from rrg.stream import batches, to_device
 
 Call = Callable[[], object]
 Way = Callable[[], Iterator[Tensor]]

@@ -14,8 +14,8 @@ from textwrap import dedent
 from typing import Any, get_type_hints
 
 from rrg import hookspecs, signals
-from rrg.ablate import commands, markdown, tables
 from rrg.pieces import Registered
+from rrg.train.ablate import commands, markdown, tables
 
 NOTE = "<!-- Written by `make docs-pages` from core/rrg/hookspecs.py, core/rrg/signals.py and the examples' code. -->"
 PAGE = Path(__file__).parent / "hooks.md"

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import rrg._torchvision  # noqa: F401  before transformers
-from rrg.composition import compose
-from rrg.hosts.build import learn_tokenizer
-from rrg.model import RRGModel, build
+from rrg.composing.composition import compose
+from rrg.model.hosts.build import learn_tokenizer
+from rrg.model.model import RRGModel, build
 from rrg.testing import compositions
 from rrg.testing.hosts import tiny_model
 

@@ -8,16 +8,16 @@ from types import ModuleType
 
 import pytest
 
-from rrg.ablate import commands, interval, markdown, recipe_of, slug, table_of, tables
 from rrg.cli import main
 from rrg.cli._options import composition_of
-from rrg.composition import compose
+from rrg.composing.composition import compose
+from rrg.composing.recipe import Recipe
 from rrg.data.study import StudyFolder
 from rrg.errors import UsageError
 from rrg.evaluate.meteor import MeteorUnavailable
-from rrg.plan import plan
-from rrg.recipe import Recipe
+from rrg.plan.counting import plan
 from rrg.testing.data import noise_folder
+from rrg.train.ablate import commands, interval, markdown, recipe_of, slug, table_of, tables
 
 DOCS = Path(__file__).parent.parent / "docs"
 ROWS = [(name, row) for name, table in tables().items() for row in table.rows]

@@ -2,7 +2,7 @@
 
 import torch
 
-from rrg.augment import augment
+from rrg.train.augment import augment
 
 
 def test_films_stay_in_range_and_change() -> None:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from rrg.batch import Collator, Item, Prompt, Studies, collate, disease_labels
 from rrg.data.study import Study, StudyFolder
+from rrg.feed.batch import Collator, Item, Prompt, Studies, collate, disease_labels
+from rrg.generate.reporter import Reporter
 from rrg.observations import OBSERVATIONS
-from rrg.run import Reporter
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_help_of_the_installed_command_loads_nothing_heavy() -> None:
 
 
 def test_finding_plugins_loads_no_piece() -> None:
-    code = "from rrg.plugins import find; find()\nimport sys; print('torch' in sys.modules)"
+    code = "from rrg.composing.plugins import find; find()\nimport sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -109,7 +109,7 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rrg.plugins.find", interrupted)
+    monkeypatch.setattr("rrg.composing.plugins.find", interrupted)
     assert main(["plugins"]) == 130
     assert "interrupted" in capsys.readouterr().err
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from fake_distributions import LOGITS, Install, install, piece  # noqa: F401  (install is a fixture)
-from rrg import plugins
 from rrg.cli import main
-from rrg.recipe import Recipe
+from rrg.composing import plugins
+from rrg.composing.recipe import Recipe
 
 Refused = Callable[..., str]
 Made = Callable[..., Recipe]

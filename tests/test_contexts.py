@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from rrg.batch import Item
-from rrg.composition import compose
+from rrg.composing.composition import compose
 from rrg.config import StageConfig
-from rrg.contexts import NEAREST, PATIENT, Reference, Texts, choose_references, phrases_of
 from rrg.data.study import Study, StudyFolder
 from rrg.errors import UsageError
-from rrg.model import RRGModel
+from rrg.feed.batch import Item
+from rrg.generate.reporter import load, write_predictions
+from rrg.model.model import RRGModel
 from rrg.observations import OBSERVATIONS
-from rrg.run import load, write_predictions
+from rrg.retrieve.references import NEAREST, PATIENT, Reference, Texts, choose_references, phrases_of
 from rrg.testing.compositions import SMALL
 from rrg.testing.data import items, noise_folder
-from rrg.training import train
+from rrg.train.training import train
 from tiny_runs import Killed, weights_of
 
 Composed = Callable[..., RRGModel]

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rrg.axes import Axes
+from rrg.composing.contract import Contract, Port, contract_of
 from rrg.config import InjectorConfig, LossConfig, PieceConfig, StageConfig
-from rrg.contract import Contract, Port, contract_of
 from rrg.errors import UsageError
 from rrg.pieces import Piece, Registered
 from rrg.signals import signal_of

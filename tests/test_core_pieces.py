@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rrg.axes import Axes
+from rrg.composing.recipe import Recipe
 from rrg.config import PieceConfig
 from rrg.core_pieces.connector import Connector, ConnectorConfig
 from rrg.core_pieces.encoder import Encoder, EncoderConfig
@@ -16,9 +17,8 @@ from rrg.core_pieces.pool import Pool
 from rrg.data.films import read_pixels, unit
 from rrg.data.study import StudyFolder
 from rrg.errors import UsageError
-from rrg.recipe import Recipe
-from rrg.run import load
-from rrg.training import train
+from rrg.generate.reporter import load
+from rrg.train.training import train
 from rrg_lead.experts import Experts, ExpertsConfig
 from tiny_runs import tiny_recipe
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from rrg.axes import Axes
 from rrg.cli import main
-from rrg.composition import compose
+from rrg.composing.composition import compose
 from rrg.config import GenerationConfig
-from rrg.model import RRGModel
-from rrg.plan import plan
+from rrg.model.model import RRGModel
+from rrg.plan.counting import plan
 from rrg.targets import TargetConfig
 from rrg.testing.data import batch_of, items
 from rrg_dast.cls import Classification

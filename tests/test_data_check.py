@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_folders import clean, noise, save, study, write_folder
-from rrg.data.check import Check, Finding, check_folder
-from rrg.data.check import folder as on_folder
-from rrg.data.check.films import symmetry
-from rrg.data.check.findings import repeats
+from rrg.check import Check, Finding, check_folder
+from rrg.check import folder as on_folder
+from rrg.check.films import symmetry
+from rrg.check.findings import repeats
 from rrg.data.films import read_film
 from rrg.data.study import SPLITS, Study
 from rrg.errors import DataError

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from data_folders import clean, study, write_folder
+from rrg.check import Check, check_folder
 from rrg.cli import data as cli
-from rrg.data.check import Check, check_folder
 from rrg.data.importing import import_collection
 
 IU_XRAY = Path(os.environ.get("RRG_IU_XRAY", Path(__file__).parents[2] / "shared/data/iu_xray"))

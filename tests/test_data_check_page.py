@@ -8,9 +8,9 @@ import pytest
 
 from chromium import CHROMIUM, Chromium, chromium
 from data_folders import clean, noise, save, study, write_folder
+from rrg.check import check_folder
+from rrg.check.page import write_check
 from rrg.cli import main
-from rrg.data.check import check_folder
-from rrg.data.check.page import write_check
 from rrg.errors import RRGError
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"

@@ -14,7 +14,7 @@ import chexpert_source
 import mimic_source
 from data_folders import clean, study, write_folder
 from data_sources import item, kaggle, r2gen, report
-from rrg.data.check import check_folder
+from rrg.check import check_folder
 from rrg.data.chexpert_plus import read as read_chexpert_plus
 from rrg.data.importing import Entries
 from rrg.data.iu_xray import read as read_iu_xray

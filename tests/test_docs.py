@@ -12,9 +12,9 @@ import pytest
 from chexpert_source import chexpert, row
 from data_sources import item, r2gen
 from mimic_source import jpg_source
+from rrg.authoring.new import PIECES, expression, new
 from rrg.cli import main
-from rrg.composition import compose
-from rrg.new import PIECES, expression, new
+from rrg.composing.composition import compose
 from written_packages import install_package  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parent.parent

@@ -10,11 +10,11 @@ import pytest
 
 from evaluations import EFFUSION, NORMAL, copies, no_java, study, study_folder
 from rrg.cli import main
+from rrg.data.label_files import LabelFile
 from rrg.data.study import StudyFolder
 from rrg.errors import DataError, UsageError
 from rrg.evaluate import Exemplar, Prediction, evaluate, evaluation
 from rrg.evaluate.clinical import PRESETS
-from rrg.evaluate.label_files import LabelFile
 from rrg.evaluate.radgraph import Annotation
 from rrg.evaluate.repetition import repeats
 from rrg.observations import OBSERVATIONS

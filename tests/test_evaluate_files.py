@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rrg.data.label_files import LabelFile, read_labels
 from rrg.errors import DataError
 from rrg.evaluate import Prediction, read_predictions
-from rrg.evaluate.label_files import LabelFile, read_labels
 from rrg.observations import OBSERVATIONS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)

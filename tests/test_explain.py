@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from rrg.authoring.explain import explain
 from rrg.cli import main
-from rrg.contract import contract_of
-from rrg.explain import explain
-from rrg.plugins import find
+from rrg.composing.contract import contract_of
+from rrg.composing.plugins import find
 
 METHODS = ("lead", "s2d-align", "vdgen", "dast")
 

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from rrg.cli import main
-from rrg.composition import compose
+from rrg.composing.composition import compose
 from rrg.config import GenerationConfig
 from rrg.data.films import film_array, read_film
 from rrg.data.study import StudyFolder
 from rrg.errors import DataError, RRGError, UsageError
 from rrg.evaluate import read_predictions
-from rrg.hosts.text import drawing, drawn_by
+from rrg.generate.reporter import Reporter, load, write_predictions
+from rrg.model.hosts.text import drawing, drawn_by
 from rrg.observations import OBSERVATIONS
-from rrg.run import Reporter, load, write_predictions
 from rrg.testing.data import batch_of, items, noise_folder
 
 
@@ -31,7 +31,7 @@ def film(folder: StudyFolder) -> Path:
 @pytest.fixture(autouse=True)
 def _own_reporter(monkeypatch: pytest.MonkeyPatch, reporter: Reporter) -> None:
     """Commands use the one reporter that is loaded already."""
-    monkeypatch.setattr("rrg.run.load", lambda path, device=None: reporter)
+    monkeypatch.setattr("rrg.generate.reporter.load", lambda path, device=None: reporter)
 
 
 def test_predictions_are_those_of_the_split_in_its_order(
@@ -165,7 +165,7 @@ def test_no_exemplar_is_of_the_studys_patient_or_outside_train(
 
 
 def test_the_exemplar_is_the_nearest_by_key(folder: StudyFolder, reporter: Reporter) -> None:
-    from rrg.retrieval import keys_of
+    from rrg.retrieve.index import keys_of
 
     assert reporter.index is not None
     studies = folder.split("test")

@@ -2,8 +2,8 @@
 
 import pytest
 
+from rrg.composing.grammar import parse
 from rrg.errors import UsageError
-from rrg.grammar import parse
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from rrg import hookspecs, signals
-from rrg.plugins import find
+from rrg.composing.plugins import find
 
 DOCS = Path(__file__).parent.parent / "docs"
 

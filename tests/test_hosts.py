@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from rrg.composition import compose
+from rrg.composing.composition import compose
+from rrg.composing.host_names import host_preset
 from rrg.config import GenerationConfig, HostConfig, LoRA
 from rrg.errors import RRGError, UsageError
-from rrg.hosts.build import build_host, open_tokenizer
-from rrg.hosts.lengths import lengths_of
-from rrg.hosts.names import host_preset
-from rrg.hosts.qwen3_vl import Qwen3VLHost
-from rrg.hosts.text import TextHost, gaps_first, positions
-from rrg.model import RRGModel, build
-from rrg.plan import plan
+from rrg.model.hosts.build import build_host, open_tokenizer
+from rrg.model.hosts.lengths import lengths_of
+from rrg.model.hosts.qwen3_vl import Qwen3VLHost
+from rrg.model.hosts.text import TextHost, gaps_first, positions
+from rrg.model.model import RRGModel, build
+from rrg.plan.counting import plan
 from rrg.testing import compositions
 from rrg.testing.data import batch_of, items, noise_folder
 from rrg.testing.hosts import tiny_model
-from rrg.training import train
+from rrg.train.training import train
 
 CONFIG = HostConfig(name="tiny", kind="text", prompt="{visual}{exemplar}", exemplar="{exemplar}")
 
@@ -335,7 +335,7 @@ def test_a_tokenizer_of_sentencepiece_names_its_extra(
         (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00")
 
     folder = broken(llama_folder, tmp_path, only_a_model)
-    monkeypatch.setattr("rrg.hosts.build._installed", lambda name: False)
+    monkeypatch.setattr("rrg.model.hosts.build._installed", lambda name: False)
     with pytest.raises(RRGError, match=r"needs sentencepiece and protobuf: pip install 'rrg-compose\[sentencepiece\]'"):
         build_host(folder_host(folder), None)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from injected import IDS, Constant, Doubled, Prepared, decoder_layers, inject, loss_and_gradients
 from rrg.axes import Axes
-from rrg.inject import Injection, InjectionError
+from rrg.model.inject import Injection, InjectionError
 from rrg.testing.hosts import HOSTS, tiny_model
 from rrg_lead.gate import Gate, GateConfig
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from injected import IDS, Constant, Doubled, decoder_layers, inject, loss_and_gradients
-from rrg.inject import InjectionError
+from rrg.model.inject import InjectionError
 from rrg.testing.hosts import tiny_model
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rrg.axes import Axes
-from rrg.model import RRGModel
+from rrg.model.model import RRGModel
+from rrg.model.weights import load_weights, save_weights
 from rrg.testing.data import batch_of, items
-from rrg.weights import load_weights, save_weights
 from rrg_lead.bce import BCE, BCEConfig
 from rrg_lead.experts import Experts, ExpertsConfig
 from rrg_lead.gate import Gate, GateConfig

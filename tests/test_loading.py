@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from rrg.axes import Axes
+from rrg.composing.host_names import host_preset
 from rrg.config import HostConfig
 from rrg.core_pieces.encoder import Encoder, EncoderConfig
 from rrg.errors import DataError, UsageError
-from rrg.hosts.build import build_host
-from rrg.hosts.names import host_preset
+from rrg.model.hosts.build import build_host
 from rrg.testing.hosts import tiny_model
 
 ROOT = Path(__file__).parents[1]

@@ -9,13 +9,13 @@ import pytest
 
 from rrg.cli import main
 from rrg.cli._options import composition_of
-from rrg.composition import compose
+from rrg.composing.composition import compose
+from rrg.composing.settings import parse_setting
 from rrg.data.phantom import make_phantom
 from rrg.data.study import StudyFolder
 from rrg.errors import UsageError
-from rrg.run import load, write_predictions
-from rrg.settings import parse_setting
-from rrg.training import train
+from rrg.generate.reporter import load, write_predictions
+from rrg.train.training import train
 
 METHODS = ("lead", "s2d-align", "vdgen", "dast")
 MIXTURES = ["+".join(names) for count in (1, 2, 4) for names in combinations(METHODS, count)] + ["lead+dmsr"]

@@ -12,9 +12,9 @@ from torch import nn
 
 from rrg.config import GenerationConfig
 from rrg.errors import UsageError
-from rrg.model import RRGModel
+from rrg.model.model import RRGModel
+from rrg.model.weights import load_weights, save_weights
 from rrg.testing.data import batch_of, items
-from rrg.weights import load_weights, save_weights
 from tiny_runs import step_lowers_the_loss, tell_apart
 
 Compose = Callable[..., RRGModel]

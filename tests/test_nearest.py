@@ -117,7 +117,7 @@ def test_without_faiss_the_error_says_what_to_install(monkeypatch: pytest.Monkey
 
 
 def test_what_it_reads_of_a_file_is_mapped(tmp_path: Path) -> None:
-    from rrg.retrieval import Entry, Index
+    from rrg.retrieve.index import Entry, Index
 
     Index(torch.randn(50, 4), [Entry(f"s{i}", f"p{i}", "") for i in range(50)]).save(tmp_path / "index")
     opened: Any = Index.open(tmp_path / "index")

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from fake_distributions import Install, install  # noqa: F401
+from rrg.authoring.new import contents, expression
 from rrg.cli import main
-from rrg.contract import contract_of
+from rrg.composing.contract import contract_of
+from rrg.composing.plugins import find
 from rrg.hookspecs import KINDS
-from rrg.model import RRGModel
-from rrg.new import contents, expression
-from rrg.plugins import find
+from rrg.model.model import RRGModel
 from rrg.testing.data import batch_of, items
 from written_packages import InstallPackage, describe, install_package  # noqa: F401
 

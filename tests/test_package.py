@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rrg.plugins import find
-from rrg.registry import registry
+from rrg.composing.plugins import find
+from rrg.composing.registry import registry
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -52,7 +52,7 @@ def test_the_registry_knows_every_bundled_method_and_makes_none() -> None:
 
 
 def test_every_known_host_has_its_configuration() -> None:
-    configs = {path.stem for path in (ROOT / "core" / "rrg" / "hosts" / "configs").glob("*.json")}
+    configs = {path.stem for path in (ROOT / "core" / "rrg" / "composing" / "configs").glob("*.json")}
     assert {host["config"] for host in registry()["hosts"].values()} == configs
     assert {host["kind"] for host in registry()["hosts"].values()} == set(registry()["kinds"])
 

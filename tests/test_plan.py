@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from rrg.cli import main
-from rrg.composition import compose
-from rrg.hosts.build import learn_tokenizer
-from rrg.model import build
-from rrg.plan import Plan, count, plan, size
+from rrg.composing.composition import compose
+from rrg.model.hosts.build import learn_tokenizer
+from rrg.model.model import build
+from rrg.plan.counting import Plan, count, plan, size
 
 PUBLISHED = {
     "qwen3-vl-2b": 2_127_532_032,

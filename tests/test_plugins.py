@@ -9,9 +9,9 @@ import pytest
 from fake_distributions import LOGITS, Install, install, piece  # noqa: F401  (install is a fixture)
 from rrg import hookspecs
 from rrg.cli import main
+from rrg.composing.plugins import find
 from rrg.errors import UsageError
 from rrg.pieces import RESERVED, Piece
-from rrg.plugins import find
 
 FOREIGN = "def rrg_losses():\n    return [rrg.Piece('odd.loss', 'odd:Odd', 'for a test')]"
 
@@ -180,6 +180,6 @@ def test_entry_points_that_cannot_be_read_are_one_clear_error(
     def malformed(group: str) -> None:
         raise ValueError(f"odd line in {group}")
 
-    monkeypatch.setattr("rrg.plugins.entry_points", malformed)
+    monkeypatch.setattr("rrg.composing.plugins.entry_points", malformed)
     assert main(["plugins"]) == 2
     assert "installed entry points cannot be read (odd line in rrg)" in capsys.readouterr().err

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from rrg.cli import main
-from rrg.composition import compose
-from rrg.contract import contract_of
+from rrg.composing.composition import compose
+from rrg.composing.contract import contract_of
+from rrg.composing.plugins import find
+from rrg.composing.recipe import Recipe
 from rrg.errors import UsageError
-from rrg.plugins import find
-from rrg.recipe import Recipe
 
 
 @pytest.fixture

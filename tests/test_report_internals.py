@@ -11,20 +11,20 @@ import torch
 from torch import nn
 
 from report_pages import Page
-from rrg.batch import Collator, Studies
 from rrg.data.study import StudyFolder
 from rrg.evaluate import evaluate, read_predictions
 from rrg.evaluate.scores import write_scores
-from rrg.hosts.qwen3_vl import Qwen3VLHost
+from rrg.feed.batch import Collator, Studies
+from rrg.feed.stream import to_device
+from rrg.generate.reporter import load, write_predictions
 from rrg.labels import get_labeler
-from rrg.model import RRGModel
+from rrg.model.hosts.qwen3_vl import Qwen3VLHost
+from rrg.model.model import RRGModel
 from rrg.report import write_page
 from rrg.report.cases import Case, cases_of
 from rrg.report.reader import Reader, in_rows
-from rrg.run import load, write_predictions
-from rrg.stream import to_device
 from rrg.testing.data import FINDINGS
-from rrg.training import train
+from rrg.train.training import train
 from tiny_runs import tiny_recipe
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from rrg.config import RetrieverConfig
 from rrg.data.study import Study, StudyFolder
 from rrg.errors import DataError, RRGError
-from rrg.retrieval import Entry, Index, build_index
-from rrg.run import Reporter
+from rrg.generate.reporter import Reporter
+from rrg.retrieve.index import Entry, Index, build_index
 
 small = st.integers(-3, 3).map(float)  # whole numbers: products are exact, ties are many
 
@@ -59,7 +59,7 @@ def test_search_chunks_long_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     index = Index(torch.eye(5), [Entry(f"s{i}", f"p{i}", "") for i in range(5)])
     queries, asking = torch.eye(5)[[3, 1, 4, 0, 2]], [study("x", "x")] * 5
     whole = index.search(queries, asking)
-    monkeypatch.setattr("rrg.retrieval.CHUNK", 2)
+    monkeypatch.setattr("rrg.retrieve.index.CHUNK", 2)
     assert index.search(queries, asking) == whole
     assert [answer[0][0].id for answer in whole] == ["s3", "s1", "s4", "s0", "s2"]
 
@@ -108,9 +108,9 @@ def test_the_runs_index_is_that_of_its_final_weights(folder: StudyFolder, report
 
 
 def test_the_stages_index_is_that_of_the_weights_at_its_start(folder: StudyFolder, tiny_run: Path) -> None:
-    from rrg.model import build
-    from rrg.run import open_tokenizer
-    from rrg.weights import load_weights
+    from rrg.generate.reporter import open_tokenizer
+    from rrg.model.model import build
+    from rrg.model.weights import load_weights
     from tiny_runs import tiny_recipe
 
     model = build(tiny_recipe(), tokenizer=open_tokenizer(tiny_run / "tokenizer"))
@@ -124,11 +124,11 @@ def test_keys_that_are_not_finite_are_refused(
     folder: StudyFolder, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(reporter.model), "keys", lambda self, values: torch.full((2, 3), torch.nan))
-    monkeypatch.setattr("rrg.retrieval.Studies", lambda folder, studies, recipe: [])
-    monkeypatch.setattr("rrg.retrieval.batches", lambda *args, **kwargs: [{}])
-    monkeypatch.setattr("rrg.retrieval.to_device", lambda batch, device: batch)
+    monkeypatch.setattr("rrg.retrieve.index.Studies", lambda folder, studies, recipe: [])
+    monkeypatch.setattr("rrg.retrieve.index.batches", lambda *args, **kwargs: [{}])
+    monkeypatch.setattr("rrg.retrieve.index.to_device", lambda batch, device: batch)
     monkeypatch.setattr(type(reporter.model), "signals", lambda self, batch: {})
-    from rrg.retrieval import keys_of
+    from rrg.retrieve.index import keys_of
 
     with pytest.raises(RRGError, match="train0"):
         keys_of(reporter.model, folder, folder.split("train")[:2], "index", reporter.model.keys)

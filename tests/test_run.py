@@ -65,7 +65,7 @@ def test_a_run_killed_in_a_stage_goes_on_exactly(tmp_path: Path, tiny_run: Path,
 DYING = """
 import os, sys
 from rrg.cli import main
-from rrg.trainer import StageTrainer
+from rrg.train.trainer import StageTrainer
 
 lives, alive = iter(range(int(sys.argv.pop(1)))), StageTrainer.training_step
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rrg.axes import Axes
-from rrg.composition import compose
-from rrg.model import RRGModel, build
-from rrg.plan import plan
+from rrg.composing.composition import compose
+from rrg.model.model import RRGModel, build
+from rrg.model.weights import load_weights
+from rrg.plan.counting import plan
 from rrg.testing.compositions import SMALL
 from rrg.testing.data import noise_folder
-from rrg.training import stage_folder, train
-from rrg.weights import load_weights
+from rrg.train.training import stage_folder, train
 from rrg_s2d_align.sma import SMA, SMAConfig
 from tiny_runs import weights_of
 
@@ -157,7 +157,7 @@ def test_a_stage_starts_from_the_weights_of_the_one_before_bit_for_bit(
 ) -> None:
     recipe = compose("s2d-align", settings={**SMALL, "stages.batch_size": 2, "stages.max_steps": 2})
     studies, starts = noise_folder(tmp_path / "data", {"train": 5}), []
-    from rrg.trainer import StageTrainer
+    from rrg.train.trainer import StageTrainer
 
     run = StageTrainer.train
 
@@ -169,7 +169,7 @@ def test_a_stage_starts_from_the_weights_of_the_one_before_bit_for_bit(
     train(recipe, studies, tmp_path / "run")
     assert len(starts) == 3
     for number, start in enumerate(starts[1:], start=1):
-        from rrg.hosts.build import open_tokenizer
+        from rrg.model.hosts.build import open_tokenizer
 
         saved = build(recipe, tokenizer=open_tokenizer(tmp_path / "run" / "tokenizer"))
         for name in recipe.stages[:number]:

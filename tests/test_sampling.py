@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrg.sampling import LengthGrouped
+from rrg.train.sampling import LengthGrouped
 
 LENGTHS = st.lists(st.integers(0, 50), min_size=1, max_size=200)
 

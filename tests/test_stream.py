@@ -15,15 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
-from rrg.batch import Collator, Item, Prompt, Studies, collate
 from rrg.data.films import read_film
 from rrg.data.study import StudyFolder
 from rrg.errors import DataError, RRGError, UsageError
-from rrg.retrieval import keys_of
-from rrg.run import Reporter
-from rrg.stream import batches, to_device, workers_for, workers_quiet
+from rrg.feed.batch import Collator, Item, Prompt, Studies, collate
+from rrg.feed.stream import batches, to_device, workers_for, workers_quiet
+from rrg.generate.reporter import Reporter
+from rrg.retrieve.index import keys_of
 from rrg.testing.data import items, noise_folder
-from rrg.training import train
+from rrg.train.training import train
 from tiny_runs import log_of, tiny_recipe, weights_of
 
 CPU = torch.device("cpu")
@@ -196,7 +196,7 @@ def test_ctrl_c_while_workers_are_forked_is_not_lost() -> None:
 {TAKES_INTERRUPTS}
 import os, time
 from torch.utils.data import DataLoader
-from rrg.stream import workers_quiet
+from rrg.feed.stream import workers_quiet
 once = iter([signal.SIGINT])
 os.register_at_fork(before=lambda: [os.kill(os.getpid(), number) for number in once])
 try:
@@ -214,7 +214,7 @@ except KeyboardInterrupt:
 def test_a_worker_ends_whose_parent_was_killed_before_it_began() -> None:
     code = """
 import os, signal, time
-from rrg.stream import workers_quiet
+from rrg.feed.stream import workers_quiet
 with workers_quiet():
     if os.fork():
         os.kill(os.getpid(), signal.SIGKILL)

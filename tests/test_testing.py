@@ -16,7 +16,7 @@ import rrg_lead.experts
 import rrg_lead.gate
 from fake_distributions import Install, install, piece  # noqa: F401
 from rrg.cli import main
-from rrg.retrieval import Index
+from rrg.retrieve.index import Index
 from rrg.testing import CHECKS, due, select
 
 # What is copied, what is changed in it, and the check that must say so.
@@ -97,7 +97,7 @@ def test_a_retrieval_that_leaks_is_caught(
 ) -> None:
     source = inspect.getsource(Index.search).replace(" if place not in mine", "")
     assert source != inspect.getsource(Index.search)
-    space = dict(vars(sys.modules["rrg.retrieval"]))
+    space = dict(vars(sys.modules["rrg.retrieve.index"]))
     exec(inspect.cleandoc("\n" + source), space)
     monkeypatch.setattr(Index, "search", space["search"])
     install_copy(install, rrg_dast.dmsr)

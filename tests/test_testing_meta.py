@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from broken_pieces import BROKEN, TAMPERED, Heads, Loss, Retriever, Shift
+from rrg.composing.plugins import Plugin, find
 from rrg.pieces import Piece, Registered
-from rrg.plugins import Plugin, find
 from rrg.testing import CHECKS, Case, due, run
 
 
@@ -41,7 +41,7 @@ def test_every_check_has_a_piece_that_breaks_it() -> None:
 def test_a_broken_piece_fails_its_check_and_no_other(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind, cls = BROKEN[check]
     case = case_of(cls, kind)
-    monkeypatch.setattr("rrg.model.find", lambda: case.plugins)  # a stage's training looks for itself
+    monkeypatch.setattr("rrg.model.model.find", lambda: case.plugins)  # a stage's training looks for itself
     found = failures(case)
     assert list(found) == [check], found
     assert found[check].startswith(f"mine.piece: {check}: ")

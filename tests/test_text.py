@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 import rrg._torchvision  # noqa: F401  before transformers
 from rrg.axes import Axes
-from rrg.composition import compose
+from rrg.composing.composition import compose
 from rrg.core_pieces.text import TextEncoder, TextEncoderConfig
 from rrg.errors import DataError, UsageError
-from rrg.model import RRGModel
-from rrg.plan import plan
+from rrg.model.model import RRGModel
+from rrg.model.weights import save_weights
+from rrg.plan.counting import plan
 from rrg.testing.data import batch_of, items
-from rrg.weights import save_weights
 
 AXES = Axes(host=16, layers=2, image=32)
 TEXTS = ["the heart is enlarged .", "no effusion", ""]

@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rrg.composing.recipe import Recipe
 from rrg.data.study import StudyFolder
 from rrg.errors import DataError, RRGError, UsageError
-from rrg.model import RRGModel
-from rrg.recipe import Recipe
+from rrg.model.model import RRGModel
 from rrg.testing.data import noise_folder
-from rrg.trainer import Progress, StageTrainer, checkpoints, epoch_line
-from rrg.training import train
+from rrg.train.trainer import Progress, StageTrainer, checkpoints, epoch_line
+from rrg.train.training import train
 from tiny_runs import SEED, Killed, log_of, tiny_recipe, weights_of
 
 Kill = Callable[[int], None]
@@ -107,10 +107,10 @@ def test_a_stage_killed_after_its_last_step_takes_no_further_one(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"rrg.training.{when}", die)
+        patch.setattr(f"rrg.train.training.{when}", die)
         if when == "os.replace":  # not at the run folder's own beginning
-            patch.setattr("rrg.training.write_json", lambda path, content: path.write_text(json.dumps(content)))
-            patch.setattr("rrg.training.os", SimpleNamespace(replace=die))
+            patch.setattr("rrg.train.training.write_json", lambda path, content: path.write_text(json.dumps(content)))
+            patch.setattr("rrg.train.training.os", SimpleNamespace(replace=die))
             patch.setattr("rrg.data.write.os.replace", os.rename)
         with pytest.raises(Killed):
             train(recipe, folder, tmp_path / "run")

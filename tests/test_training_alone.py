@@ -11,15 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fake_distributions import Install, install  # noqa: F401  (install is a fixture)
-from rrg.batch import Item
-from rrg.composition import compose
+from rrg.composing.composition import compose
 from rrg.data.study import StudyFolder
 from rrg.errors import UsageError
-from rrg.model import RRGModel
+from rrg.feed.batch import Item
+from rrg.generate.reporter import Reporter
+from rrg.model.model import RRGModel
 from rrg.observations import OBSERVATIONS
-from rrg.plan import plan
-from rrg.retrieval import keys_of
-from rrg.run import Reporter
+from rrg.plan.counting import plan
+from rrg.retrieve.index import keys_of
 from rrg.signals import SIGNALS
 from rrg.testing.data import batch_of, items
 

@@ -15,17 +15,17 @@ import torch
 
 from rrg.axes import Axes
 from rrg.cli import main
-from rrg.composition import compose
+from rrg.composing.composition import compose
 from rrg.config import RetrieverConfig
 from rrg.core_pieces.encoder import Encoder, EncoderConfig
 from rrg.core_pieces.text import TextEncoder, TextEncoderConfig
 from rrg.data.study import StudyFolder
 from rrg.errors import DataError, RRGError
-from rrg.model import build
-from rrg.retrieval import Entry, Index
-from rrg.run import load
+from rrg.generate.reporter import load
+from rrg.model.model import build
+from rrg.retrieve.index import Entry, Index
 from rrg.testing.data import noise_folder
-from rrg.training import train
+from rrg.train.training import train
 from tiny_runs import Killed, tiny_recipe
 
 AXES = Axes(host=8, layers=1, image=32)

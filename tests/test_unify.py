@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from fake_distributions import Install, install  # noqa: F401  (install is a fixture)
-from rrg import composition
 from rrg.cli import main
-from rrg.composition import compose
-from rrg.contract import contract_of
+from rrg.composing import composition
+from rrg.composing.composition import compose
+from rrg.composing.contract import contract_of
+from rrg.composing.plugins import find
+from rrg.composing.sketch import sketch_of
 from rrg.errors import UsageError
-from rrg.plugins import find
-from rrg.run import _probabilities
-from rrg.sketch import sketch_of
+from rrg.generate.reporter import _probabilities
 
 PLUGIN = """
     import rrg

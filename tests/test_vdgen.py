@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rrg.axes import Axes
-from rrg.composition import compose
+from rrg.composing.composition import compose
 from rrg.core_pieces.connector import Connector
-from rrg.model import RRGModel
-from rrg.plan import plan
+from rrg.model.model import RRGModel
+from rrg.plan.counting import plan
 from rrg.testing.data import batch_of, items
 from rrg_vdgen import PROMPT
 from rrg_vdgen.did import DID, DIDConfig

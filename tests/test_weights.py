@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from rrg.data.study import StudyFolder
 from rrg.errors import DataError
-from rrg.model import RRGModel, build
-from rrg.run import load
-from rrg.training import train
-from rrg.weights import load_weights, save_weights
+from rrg.generate.reporter import load
+from rrg.model.model import RRGModel, build
+from rrg.model.weights import load_weights, save_weights
+from rrg.train.training import train
 from tiny_runs import tiny_recipe
 
 
@@ -64,7 +64,7 @@ def test_a_host_that_a_stage_trains_in_full_is_saved_and_loaded(
 
 
 def _model(recipe: Any, trained: Path) -> RRGModel:
-    from rrg.run import open_tokenizer
+    from rrg.generate.reporter import open_tokenizer
 
     model = build(recipe, tokenizer=open_tokenizer(trained / "tokenizer"))
     model.begin("lead.train")

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from rrg.batch import Prompt, Studies, collate
-from rrg.composition import compose
+from rrg.composing.composition import compose
+from rrg.composing.recipe import Recipe
 from rrg.data.study import StudyFolder
-from rrg.hosts.build import open_tokenizer
-from rrg.model import RRGModel, build
-from rrg.recipe import Recipe
-from rrg.retrieval import build_index, exemplars
-from rrg.run import Reporter, load
-from rrg.stream import to_device
+from rrg.feed.batch import Prompt, Studies, collate
+from rrg.feed.stream import to_device
+from rrg.generate.reporter import Reporter, load
+from rrg.model.hosts.build import open_tokenizer
+from rrg.model.model import RRGModel, build
+from rrg.retrieve.index import build_index, exemplars
 from rrg.testing.data import noise_folder
-from rrg.training import TOKENIZER, train
+from rrg.train.training import TOKENIZER, train
 
 # What a test shows must not hang on what so short a training learns: `make test-portable` takes other seeds too.
 SEED = int(os.environ.get("RRG_TEST_SEED", "0"))
@@ -82,7 +82,7 @@ class Killed(BaseException):
 @pytest.fixture
 def kill_at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """kill_at_step(n): training dies in the middle of the n-th micro-batch from now on; 0: it lives."""
-    from rrg.trainer import StageTrainer
+    from rrg.train.trainer import StageTrainer
 
     alive, left = StageTrainer.training_step, [0]
 
@@ -181,7 +181,7 @@ def language_model(tmp_path_factory: pytest.TempPathFactory, folder: StudyFolder
     """A tiny LLaMA with its tokenizer, as a hub's download lies on disk."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from rrg.hosts.build import learn_tokenizer
+    from rrg.model.hosts.build import learn_tokenizer
 
     path = tmp_path_factory.mktemp("tiny") / "llama"
     torch.manual_seed(SEED)

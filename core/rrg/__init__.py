@@ -12,16 +12,16 @@ from rrg.hookspecs import hookimpl
 from rrg.pieces import Piece
 
 if TYPE_CHECKING:
-    from rrg.composition import compose
+    from rrg.composing.composition import compose
     from rrg.config import PieceConfig, StageConfig
-    from rrg.run import load
+    from rrg.generate.reporter import load
 
 __version__ = "0.1.0"
 __all__ = ["Piece", "PieceConfig", "StageConfig", "compose", "hookimpl", "load"]
 
 _LAZY = {
-    "compose": "rrg.composition",
-    "load": "rrg.run",
+    "compose": "rrg.composing.composition",
+    "load": "rrg.generate.reporter",
     "PieceConfig": "rrg.config",
     "StageConfig": "rrg.config",
 }

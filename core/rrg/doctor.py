@@ -105,9 +105,9 @@ def entry_points() -> Rows:
 
 def plugins() -> Rows:
     """Every plugin, what it provides, and what is wrong with it. Loads each piece's class."""
-    from rrg.contract import contract_of
+    from rrg.composing.contract import contract_of
+    from rrg.composing.plugins import find
     from rrg.errors import RRGError
-    from rrg.plugins import find
 
     for plugin in find().plugins:
         name = f"{plugin.name} ({plugin.distribution} {plugin.version})"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from broken_pieces.table import APPLY_TO, PREPARE, breaks
 from rrg.axes import Axes
 from rrg.config import InjectorConfig
-from rrg.inject import Injection, LayerPieces
+from rrg.model.inject import Injection, LayerPieces
 
 
 class Shift(nn.Module):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from broken_pieces.table import SAVE, SEARCH, breaks
 from rrg.axes import Axes
 from rrg.config import PieceConfig
-from rrg.retrieval import Index
+from rrg.retrieve.index import Index
 
 
 class Retriever(nn.Module):

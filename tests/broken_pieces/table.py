@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from rrg.inject import Injection, LayerPieces
-from rrg.retrieval import Index
+from rrg.model.inject import Injection, LayerPieces
+from rrg.retrieve.index import Index
 
 BROKEN: dict[str, tuple[str, Any]] = {}
 # What hostile pieces replace, and the methods themselves.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rrg.data.check import Check, Finding
+    from rrg.check import Check, Finding
 
 WIDTH, NAMES = 100, 38
 """Columns of the output, and of the names in it."""
@@ -37,15 +37,15 @@ def add(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print, and end with 1 where there are errors (with --strict: or warnings)."""
-    from rrg.data.check import check_folder
-    from rrg.files import check_output
+    from rrg.check import check_folder
+    from rrg.data.files import check_output
     from rrg.report.sheet import BEGINS
 
     if args.html:
         check_output(args.html, BEGINS, "a page of rrg")
     check = check_folder(args.folder, quick=args.quick, workers=args.workers or None)
     if args.html:
-        from rrg.data.check.page import write_check
+        from rrg.check.page import write_check
 
         write_check(check, args.html, args.examples)
     if args.json:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(check: "Check", examples: int) -> Iterator[str]:
-    from rrg.data.check.findings import LEVELS, some
+    from rrg.check.findings import LEVELS, some
     from rrg.observations import OBSERVATIONS
 
     yield _printable(f"{check.folder.card['name']}, {check.folder.path}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rrg.recipe import Recipe
+    from rrg.composing.recipe import Recipe
 
 
 def add_composition(parser: argparse.ArgumentParser, expression: str | None) -> None:
@@ -27,8 +27,8 @@ def add_composition(parser: argparse.ArgumentParser, expression: str | None) -> 
 
 def composed(args: argparse.Namespace) -> "Recipe":
     """The recipe that the options mean."""
-    from rrg.composition import compose
-    from rrg.recipe import Recipe
+    from rrg.composing.composition import compose
+    from rrg.composing.recipe import Recipe
 
     start = Recipe.open(args.start) if args.start else None
     return compose(host=args.host, start=start, **_arguments(args))
@@ -42,7 +42,7 @@ def composition_of(text: str) -> dict[str, Any]:
 
 
 def _arguments(args: argparse.Namespace) -> dict[str, Any]:
-    from rrg.settings import parse_setting, parse_wire
+    from rrg.composing.settings import parse_setting, parse_wire
 
     return {
         "expression": args.expression,

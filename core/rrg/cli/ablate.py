@@ -28,8 +28,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     import json
 
-    from rrg.ablate import markdown, run_table, table_of, tables
     from rrg.errors import UsageError
+    from rrg.train.ablate import markdown, run_table, table_of, tables
 
     if args.table is None:
         if args.json:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"steps={args.steps}, seeds={args.seeds}: give 1 or more steps, and each seed once")
     from rrg.cli._data import open_folder
     from rrg.cli._options import quiet_libraries
-    from rrg.run_folder import write_json
+    from rrg.runs.folder import write_json
 
     folder = open_folder(args.data)
     if not folder.split("test"):

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 def _agreed(key: str, paths: dict[str, Path]) -> str | None:
     """What every run.json there is says. Raises UsageError where two differ."""
     from rrg.errors import UsageError
-    from rrg.run_folder import made_from
+    from rrg.runs.folder import made_from
 
     said = {name: value for name, path in paths.items() if (value := made_from(path.parent).get(key))}
     if len(set(said.values())) > 1:

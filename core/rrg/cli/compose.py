@@ -24,14 +24,14 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from rrg.cli._options import composed, quiet_libraries
+    from rrg.composing.recipe import Recipe
     from rrg.errors import UsageError
-    from rrg.recipe import Recipe
 
     recipe = composed(args)
     if args.output and args.output.exists() and Recipe.open(args.output).hash != recipe.hash:
         raise UsageError(f"{args.output} holds another recipe; give another -o, or remove it first")
     quiet_libraries()
-    from rrg.plan import plan
+    from rrg.plan.counting import plan
 
     planned = plan(recipe)
     if args.output:

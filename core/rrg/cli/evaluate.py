@@ -70,13 +70,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the metrics atomically, print them."""
     from rrg.cli._data import open_folder
+    from rrg.data.files import check_output
+    from rrg.data.label_files import read_labels
     from rrg.evaluate import evaluate, read_predictions
-    from rrg.evaluate.label_files import read_labels
     from rrg.evaluate.predictions import FILE
     from rrg.evaluate.radgraph import read_annotations
     from rrg.evaluate.scores import BEGINS, write_scores
-    from rrg.files import check_output
-    from rrg.run_folder import made_from
+    from rrg.runs.folder import made_from
 
     if args.output is not None:
         check_output(args.output, BEGINS, "an evaluation's metrics")

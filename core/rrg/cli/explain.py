@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rrg.cli._options import add_json
 
 if TYPE_CHECKING:
-    from rrg.explain import Explanation
+    from rrg.authoring.explain import Explanation
 
 WIDTH = 110
 
@@ -28,7 +28,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     import json
 
-    from rrg.explain import explain, title_of
+    from rrg.authoring.explain import explain, title_of
 
     found = explain(args.name)
     if args.json:

@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
 
     from rrg.cli._data import open_folder
     from rrg.cli._options import quiet_libraries
-    from rrg.run_folder import run_data
-    from rrg.settings import parse_setting
+    from rrg.composing.settings import parse_setting
+    from rrg.runs.folder import run_data
 
     folder = None if args.image else open_folder(args.data or run_data(args.path))
     quiet_libraries()
-    from rrg.run import load, write_predictions
+    from rrg.generate.reporter import load, write_predictions
 
     settings = {key.removeprefix("generation."): value for key, value in map(parse_setting, args.set)}
     settings |= {k: v for k, v in {"beams": args.beams, "batch_size": args.batch_size}.items() if v is not None}

@@ -25,7 +25,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     import shlex
 
-    from rrg.new import expression, new
+    from rrg.authoring.new import expression, new
 
     folder = new(args.name, args.kind, args.into)
     written = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

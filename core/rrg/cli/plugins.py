@@ -24,7 +24,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     import json
 
-    from rrg.plugins import find
+    from rrg.composing.plugins import find
 
     found = find()
     problems = {name: _problem(registered) for name, registered in found.pieces.items()}
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _problem(registered: "Registered") -> str | None:
-    from rrg.contract import contract_of
+    from rrg.composing.contract import contract_of
     from rrg.errors import RRGError
 
     try:

@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
     if not folder.split("test"):
         raise UsageError(f"{args.data}: no study of the split test to score; rrg train needs none")
     quiet_libraries()
-    from rrg.plan import plan
-    from rrg.run import write_and_score
-    from rrg.training import train
+    from rrg.generate.reporter import write_and_score
+    from rrg.plan.counting import plan
+    from rrg.train.training import train
 
     print(plan(recipe).table(), flush=True)
     started = time.monotonic()

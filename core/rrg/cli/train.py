@@ -36,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
     from rrg.cli._data import open_folder
     from rrg.cli._options import quiet_libraries
     from rrg.cli._processes import is_main
+    from rrg.composing.recipe import Recipe
     from rrg.errors import UsageError
-    from rrg.recipe import Recipe
-    from rrg.run_folder import read_run, run_data
+    from rrg.runs.folder import read_run, run_data
 
     recipe, data = args.recipe, args.data
     if args.resume:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     content = Recipe.open(recipe)
     folder = open_folder(data)
     quiet_libraries()
-    from rrg.training import train
+    from rrg.train.training import train
 
     train(content, folder, args.out, resume=args.resume, workers=args.workers, save_steps=args.save_steps)
     if is_main():

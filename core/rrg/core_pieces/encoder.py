@@ -16,8 +16,8 @@ from rrg.axes import Axes
 from rrg.config import Folder, PieceConfig
 from rrg.core_pieces.patches import Layout, find_layout
 from rrg.core_pieces.text import refuse_missing
+from rrg.data.files import need_safetensors
 from rrg.errors import DataError, UsageError
-from rrg.files import need_safetensors
 from rrg.views import films_there, side_by_side
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 import rrg._torchvision  # noqa: F401  before transformers
 from rrg.axes import Axes
 from rrg.config import Folder, PieceConfig
+from rrg.data.files import need_safetensors
 from rrg.errors import DataError, UsageError
-from rrg.files import need_safetensors
 from rrg.masked import masked, masked_mean
 
 # Architectures of the papers' encoders, so that planning asks no hub.

@@ -97,10 +97,10 @@ def host_refiner(name: str) -> Refiner:
     """
     import torch
 
+    from rrg.composing.host_names import host_preset
     from rrg.config import GenerationConfig, HostConfig
     from rrg.errors import UsageError
-    from rrg.hosts.build import build_host
-    from rrg.hosts.names import host_preset
+    from rrg.model.hosts.build import build_host
 
     config = HostConfig(**host_preset(name)["host"])
     if not config.source:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rrg.data.files import check_input
 from rrg.data.tables import MAX_LINE_BYTES, TABLES, GivenTwice, records, unique
 from rrg.errors import DataError
-from rrg.files import check_input
 
 MAX_DOCUMENT_BYTES = 64 << 20
 KEY = "its key"

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from rrg.data import annotation, splits
 from rrg.data.importing import IMAGES, Entries, Reading, Unsound, find_film
+from rrg.data.label_files import read_labels
 from rrg.data.mimic_layout import DICOM, Layout, films_in, find_layout, study_folder
 from rrg.data.mimic_reports import reports
 from rrg.data.sections import Sections
@@ -28,7 +29,6 @@ from rrg.data.study import SPLITS, Split, describe
 from rrg.data.tables import records
 from rrg.data.voids import stated, void
 from rrg.errors import DataError, UsageError
-from rrg.evaluate.label_files import read_labels
 from rrg.observations import OBSERVATIONS
 
 LICENCE = (

@@ -12,8 +12,8 @@ from typing import IO, Any, TextIO
 
 from rrg.data import archives
 from rrg.data.archives import Member
+from rrg.data.files import check_input
 from rrg.errors import DataError
-from rrg.files import check_input
 
 MAX_LINE_BYTES = 4 << 20
 MAX_PROBLEMS = 20

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rrg.data.label_files import LabelFile
 from rrg.data.study import Study, StudyFolder
 from rrg.errors import DataError, UsageError
 from rrg.evaluate.baselines import CONSTANT, Source, baselines
 from rrg.evaluate.clinical import AVERAGE, PRESETS, UNCERTAIN_POLICY, clinical, positives, preset_scores
-from rrg.evaluate.label_files import LabelFile
 from rrg.evaluate.language import cider_weighs, language_statistics
 from rrg.evaluate.meteor import MeteorUnavailable, meteor_statistics
 from rrg.evaluate.predictions import Prediction

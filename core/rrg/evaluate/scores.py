@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from rrg.data.files import write_output
 from rrg.data.study import describe
 from rrg.errors import DataError
 from rrg.evaluate.clinical import PRESETS, Agreement, Clinical
@@ -16,7 +17,6 @@ from rrg.evaluate.radgraph import Overlap
 from rrg.evaluate.repetition import Repetition
 from rrg.evaluate.reports import ScoredReport
 from rrg.evaluate.statistics import RESAMPLES
-from rrg.files import write_output
 
 COLUMNS = {
     "BLEU-1": "bleu_1",

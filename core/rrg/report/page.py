@@ -8,13 +8,13 @@ from pathlib import Path
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from rrg.composing.recipe import Recipe
+from rrg.data.files import check_output, write_output
 from rrg.data.study import CARD, METADATA, Study, StudyFolder, describe
 from rrg.errors import DataError, RRGError, UsageError
 from rrg.evaluate import Prediction, read_predictions
 from rrg.evaluate.predictions import FILE
-from rrg.files import check_output, write_output
 from rrg.labels import Labeler, get_labeler
-from rrg.recipe import Recipe
 from rrg.report.casebook import casebook
 from rrg.report.cases import Case, cases_of, chosen
 from rrg.report.internals import Internals
@@ -22,7 +22,7 @@ from rrg.report.markup import text
 from rrg.report.scores import Metrics, read_metrics
 from rrg.report.sections import findings, summary
 from rrg.report.sheet import BEGINS, whole
-from rrg.run_folder import read_run, run_data
+from rrg.runs.folder import read_run, run_data
 
 NAME = "report.html"
 

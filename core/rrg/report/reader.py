@@ -14,22 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rrg.batch import Prompt, Studies, collate
 from rrg.data.study import StudyFolder
-from rrg.hosts.qwen3_vl import Qwen3VLHost
-from rrg.model import RRGModel
+from rrg.feed.batch import Prompt, Studies, collate
+from rrg.feed.stream import to_device
+from rrg.generate.reporter import Reporter, load
+from rrg.model.hosts.qwen3_vl import Qwen3VLHost
+from rrg.model.model import RRGModel
 from rrg.observations import OBSERVATIONS
 from rrg.report.cases import Case
 from rrg.report.internals import Attention, Gate, Internals
-from rrg.run import Reporter, load
-from rrg.stream import to_device
 
 
 class Reader:
     """A loaded run that re-reads cases."""
 
     def __init__(self, run: Path, folder: StudyFolder) -> None:
-        """Raises what `rrg.run.load` raises, and whatever building the model may."""
+        """Raises what `rrg.generate.reporter.load` raises, and whatever building the model may."""
         self.reporter: Reporter = load(run)
         self.model: RRGModel = self.reporter.model
         self.folder = folder

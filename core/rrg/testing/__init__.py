@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from rrg.composing.plugins import Plugins, find
+from rrg.composing.resolve import did_you_mean
 from rrg.errors import RRGError, UsageError
-from rrg.plugins import Plugins, find
-from rrg.resolve import did_you_mean
 from rrg.testing import modules  # noqa: F401  (they register their checks, the plain ones first)
 
 # isort: split

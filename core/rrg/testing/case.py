@@ -14,10 +14,10 @@ from hypothesis.errors import HypothesisException
 from torch import Tensor, nn
 
 from rrg.axes import Axes
-from rrg.contract import RESULTS, Contract, Port, contract_of
-from rrg.inject import prepared
+from rrg.composing.contract import RESULTS, Contract, Port, contract_of
+from rrg.composing.plugins import Plugins
+from rrg.model.inject import prepared
 from rrg.pieces import Registered
-from rrg.plugins import Plugins
 from rrg.signals import SIGNALS
 from rrg.testing.hosts import LAYERS
 

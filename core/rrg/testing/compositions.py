@@ -9,21 +9,21 @@ from typing import Any
 
 import torch
 
-from rrg.composition import compose
-from rrg.contract import Contract, contract_of
+from rrg.composing.composition import compose
+from rrg.composing.contract import Contract, contract_of
+from rrg.composing.plugins import Plugins
+from rrg.composing.recipe import Recipe
 from rrg.data.study import StudyFolder
 from rrg.errors import RRGError
-from rrg.hosts.build import learn_tokenizer
-from rrg.model import RRGModel, build
-from rrg.plugins import Plugins
-from rrg.recipe import Recipe
+from rrg.model.hosts.build import learn_tokenizer
+from rrg.model.model import RRGModel, build
 from rrg.signals import SIGNALS
 from rrg.testing.case import Case
 from rrg.testing.checks import REPEATS, broken, check
 from rrg.testing.data import FINDINGS, batch_of, items, noise_folder
 from rrg.testing.hosts import TEXT
-from rrg.trainer import StageTrainer
-from rrg.training import train
+from rrg.train.trainer import StageTrainer
+from rrg.train.training import train
 
 # Settings under which a composition on the host `tiny` builds in milliseconds.
 SMALL: dict[str, Any] = {

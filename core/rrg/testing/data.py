@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rrg.batch import Item, Prompt, collate, disease_labels
 from rrg.data.study import SPLITS, Study, StudyFolder
 from rrg.data.write import write_metadata
-from rrg.model import RRGModel
+from rrg.feed.batch import Item, Prompt, collate, disease_labels
+from rrg.model.model import RRGModel
 from rrg.observations import OBSERVATIONS
 
 COUNTS = {"train": 13, "val": 3, "test": 5}

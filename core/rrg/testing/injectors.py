@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rrg.inject import Injection, prepared
+from rrg.model.inject import Injection, prepared
 from rrg.testing.case import Case, Example, differs, shaken
 from rrg.testing.checks import REPEATS, broken, check, declared
 from rrg.testing.hosts import HOSTS, LAYERS, WIDTH, tiny_model

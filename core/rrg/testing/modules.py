@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rrg.contract import Port
+from rrg.composing.contract import Port
 from rrg.errors import RRGError
 from rrg.testing.case import Case, Example, copied, differs
 from rrg.testing.checks import MODULES, REPEATS, RUNS, broken, check, declared

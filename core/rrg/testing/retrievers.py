@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rrg.data.study import Study
-from rrg.retrieval import Entry, Index
+from rrg.retrieve.index import Entry, Index
 from rrg.testing.case import Case, Example
 from rrg.testing.checks import REPEATS, broken, check, declared
 
