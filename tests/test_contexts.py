@@ -13,10 +13,11 @@ from rrg.config import StageConfig
 from rrg.data.study import Study, StudyFolder
 from rrg.errors import UsageError
 from rrg.feed.batch import Item
+from rrg.feed.texts import Reference, Texts, phrases_of
 from rrg.generate.reporter import load, write_predictions
 from rrg.model.model import RRGModel
 from rrg.observations import OBSERVATIONS
-from rrg.retrieve.references import NEAREST, PATIENT, Reference, Texts, choose_references, phrases_of
+from rrg.retrieve.references import NEAREST, PATIENT, choose_references
 from rrg.testing.compositions import SMALL
 from rrg.testing.data import items, noise_folder
 from rrg.train.training import train

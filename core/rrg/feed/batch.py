@@ -19,7 +19,7 @@ from rrg.model.hosts.text import TextHost
 from rrg.observations import OBSERVATIONS
 
 if TYPE_CHECKING:
-    from rrg.retrieve.references import Texts
+    from rrg.feed.texts import Texts
 
 
 @dataclass(frozen=True)

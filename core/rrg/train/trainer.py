@@ -20,9 +20,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from rrg.errors import DataError, RRGError
 from rrg.feed.stream import to_device, workers_quiet
+from rrg.feed.texts import Texts
 from rrg.model.model import RRGModel
 from rrg.model.weights import load_weights, save_weights
-from rrg.retrieve.references import Texts
 from rrg.train.sampling import LengthGrouped
 
 

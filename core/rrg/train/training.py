@@ -32,13 +32,14 @@ from rrg.data.write import new_folder, refuse_occupied
 from rrg.errors import DataError, UsageError
 from rrg.feed.batch import Collator, Prompt, Studies, collate
 from rrg.feed.stream import CONTEXT, batches, to_device, workers_for
+from rrg.feed.texts import Texts
 from rrg.model.hosts.build import learn_tokenizer, open_tokenizer
 from rrg.model.hosts.lengths import lengths_of
 from rrg.model.model import RRGModel, build
 from rrg.model.weights import load_weights, save_weights
 from rrg.plan.counting import plan
 from rrg.retrieve.index import Index, build_index, exemplars
-from rrg.retrieve.references import REFERENCES, Texts, choose_references, save_references, summary
+from rrg.retrieve.references import REFERENCES, choose_references, save_references, summary
 from rrg.runs.folder import RUN, fingerprint, read_run, write_json
 from rrg.train.trainer import StageTrainer, checkpoints
 
