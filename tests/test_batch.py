@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from rrg.data.study import Study, StudyFolder
-from rrg.feed.batch import Collator, Item, Prompt, Studies, collate, disease_labels
+from rrg.feed.batch import Item, Prompt, Studies, collate, disease_labels
+from rrg.feed.texts import Collator
 from rrg.generate.reporter import Reporter
 from rrg.observations import OBSERVATIONS
 

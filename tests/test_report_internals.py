@@ -14,8 +14,9 @@ from report_pages import Page
 from rrg.data.study import StudyFolder
 from rrg.evaluate import evaluate, read_predictions
 from rrg.evaluate.scores import write_scores
-from rrg.feed.batch import Collator, Studies
+from rrg.feed.batch import Studies
 from rrg.feed.stream import to_device
+from rrg.feed.texts import Collator
 from rrg.generate.reporter import load, write_predictions
 from rrg.labels import get_labeler
 from rrg.model.hosts.qwen3_vl import Qwen3VLHost

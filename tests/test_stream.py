@@ -18,8 +18,9 @@ from PIL import Image
 from rrg.data.films import read_film
 from rrg.data.study import StudyFolder
 from rrg.errors import DataError, RRGError, UsageError
-from rrg.feed.batch import Collator, Item, Prompt, Studies, collate
+from rrg.feed.batch import Item, Prompt, Studies, collate
 from rrg.feed.stream import batches, to_device, workers_for, workers_quiet
+from rrg.feed.texts import Collator
 from rrg.generate.reporter import Reporter
 from rrg.retrieve.index import keys_of
 from rrg.testing.data import items, noise_folder

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +16,6 @@ from rrg.errors import UsageError
 from rrg.model.hosts.qwen3_vl import Qwen3VLHost
 from rrg.model.hosts.text import TextHost
 from rrg.observations import OBSERVATIONS
-
-if TYPE_CHECKING:
-    from rrg.feed.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -169,20 +165,3 @@ def _padded(rows: Sequence[list[int]], value: int, *, right: bool) -> Tensor:
     fills = [[value] * (width - len(row)) for row in rows]
     whole = [row + fill if right else fill + row for row, fill in zip(rows, fills, strict=True)]
     return torch.tensor(whole, dtype=torch.long)
-
-
-class Collator:
-    """A training batch of studies: films, labels, prompts and reports.
-
-    exemplars: the retrieved report by study id. texts: what training alone shows, as tokens of the text encoder.
-    """
-
-    def __init__(
-        self, prompt: Prompt, exemplars: Mapping[str, str] | None = None, texts: "Texts | None" = None
-    ) -> None:
-        self.prompt, self.exemplars, self.texts = prompt, exemplars, texts
-
-    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        texts = self.texts(items) if self.texts else {}
-        labels = {"disease_labels": disease_labels([item.study for item in items])}
-        return collate(items) | labels | texts | self.prompt.batch(items, self.exemplars, learn=True)

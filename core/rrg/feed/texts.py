@@ -1,21 +1,18 @@
-"""Texts that training alone shows: the study's report, a reference report, key phrases (S2D-Align, PAG stages 2 and 3).
+"""The training batch, and the texts that training alone shows: report, reference report, key phrases (S2D-Align).
 
 The collator tokenises them for the composition's text encoder; when a report is written they are absent.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from rrg.config import StageConfig
 from rrg.data.phrases import key_phrases
 from rrg.data.study import Study
-
-if TYPE_CHECKING:
-    from rrg.feed.batch import Item
+from rrg.feed.batch import Item, Prompt, collate, disease_labels
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Texts:
         self.wanted, self.tokenize, self.stage, self.seed = wanted, tokenize, stage, seed
         self.references, self.epoch = references, 0
 
-    def __call__(self, items: "Sequence[Item]") -> dict[str, Tensor]:
+    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
         shown = [self.of(item.study) for item in items]
         batch = {}
         for name in self.wanted:
@@ -73,3 +70,18 @@ class Texts:
 def phrases_of(study: Study) -> list[str]:
     """A study's key phrases: those of its data folder, else by rule from its findings."""
     return key_phrases(study.findings) if study.phrases is None else study.phrases
+
+
+class Collator:
+    """A training batch of studies: films, labels, prompts and reports.
+
+    exemplars: the retrieved report by study id. texts: what training alone shows, as tokens of the text encoder.
+    """
+
+    def __init__(self, prompt: Prompt, exemplars: Mapping[str, str] | None = None, texts: Texts | None = None) -> None:
+        self.prompt, self.exemplars, self.texts = prompt, exemplars, texts
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        texts = self.texts(items) if self.texts else {}
+        labels = {"disease_labels": disease_labels([item.study for item in items])}
+        return collate(items) | labels | texts | self.prompt.batch(items, self.exemplars, learn=True)

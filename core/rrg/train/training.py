@@ -30,9 +30,9 @@ from rrg.config import StageConfig
 from rrg.data.study import StudyFolder
 from rrg.data.write import new_folder, refuse_occupied
 from rrg.errors import DataError, UsageError
-from rrg.feed.batch import Collator, Prompt, Studies, collate
+from rrg.feed.batch import Prompt, Studies, collate
 from rrg.feed.stream import CONTEXT, batches, to_device, workers_for
-from rrg.feed.texts import Texts
+from rrg.feed.texts import Collator, Texts
 from rrg.model.hosts.build import learn_tokenizer, open_tokenizer
 from rrg.model.hosts.lengths import lengths_of
 from rrg.model.model import RRGModel, build
