@@ -28,7 +28,6 @@ from rrg.model.hosts.text import TextHost
 from rrg.model.inject import Injection
 from rrg.pieces import Registered
 from rrg.signals import SIGNALS, of_training
-from rrg.train.augment import augment
 
 Values = dict[tuple[str, str], Any]  # signals by provider and name
 MODULE_KINDS = ("encoder", "connector", "loss", "retriever")
@@ -152,8 +151,6 @@ class RRGModel(nn.Module):
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """The stage's loss: the language model's plus every auxiliary loss by its weight."""
-        if self.training and self.recipe.image.augment:
-            batch["pixel_values"] = augment(batch["pixel_values"], self.recipe.image.augment)
         with self._autocast(batch["pixel_values"].device):
             values = self.signals(batch, self.needed())
             parts = {name: self._loss(name, batch, values) for name in self.losses()}

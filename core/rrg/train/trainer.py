@@ -23,6 +23,7 @@ from rrg.feed.stream import to_device, workers_quiet
 from rrg.feed.texts import Texts
 from rrg.model.model import RRGModel
 from rrg.model.weights import load_weights, save_weights
+from rrg.train.augment import augment
 from rrg.train.sampling import LengthGrouped
 
 
@@ -62,6 +63,12 @@ class StageTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return to_device(inputs, self.args.device)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        strength = self.model.recipe.image.augment
+        if model.training and strength:
+            inputs = {**inputs, "pixel_values": augment(inputs["pixel_values"], strength)}
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Raises RRGError where a loss is no longer finite: further steps would only spoil the weights."""
