@@ -24,7 +24,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from rrg.errors import UsageError
-from rrg.train.training import commit
+from rrg.runs.environment import commit
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

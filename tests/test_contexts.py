@@ -14,7 +14,8 @@ from rrg.data.study import Study, StudyFolder
 from rrg.errors import UsageError
 from rrg.feed.batch import Item
 from rrg.feed.texts import Reference, Texts, phrases_of
-from rrg.generate.reporter import load, write_predictions
+from rrg.generate.predictions import write_predictions
+from rrg.generate.reporter import load
 from rrg.model.model import RRGModel
 from rrg.observations import OBSERVATIONS
 from rrg.retrieve.references import NEAREST, PATIENT, choose_references

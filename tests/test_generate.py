@@ -17,7 +17,8 @@ from rrg.data.films import film_array, read_film
 from rrg.data.study import StudyFolder
 from rrg.errors import DataError, RRGError, UsageError
 from rrg.evaluate import read_predictions
-from rrg.generate.reporter import Reporter, load, write_predictions
+from rrg.generate.predictions import write_predictions
+from rrg.generate.reporter import Reporter, load
 from rrg.model.hosts.text import drawing, drawn_by
 from rrg.observations import OBSERVATIONS
 from rrg.testing.data import batch_of, items, noise_folder

@@ -14,7 +14,8 @@ from rrg.composing.settings import parse_setting
 from rrg.data.phantom import make_phantom
 from rrg.data.study import StudyFolder
 from rrg.errors import UsageError
-from rrg.generate.reporter import load, write_predictions
+from rrg.generate.predictions import write_predictions
+from rrg.generate.reporter import load
 from rrg.train.training import train
 
 METHODS = ("lead", "s2d-align", "vdgen", "dast")

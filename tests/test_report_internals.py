@@ -17,7 +17,8 @@ from rrg.evaluate.scores import write_scores
 from rrg.feed.batch import Studies
 from rrg.feed.stream import to_device
 from rrg.feed.texts import Collator
-from rrg.generate.reporter import load, write_predictions
+from rrg.generate.predictions import write_predictions
+from rrg.generate.reporter import load
 from rrg.labels import get_labeler
 from rrg.model.hosts.qwen3_vl import Qwen3VLHost
 from rrg.model.model import RRGModel

@@ -16,9 +16,10 @@ from rrg.composing.composition import compose
 from rrg.model.model import RRGModel, build
 from rrg.model.weights import load_weights
 from rrg.plan.counting import plan
+from rrg.runs.folder import stage_folder
 from rrg.testing.compositions import SMALL
 from rrg.testing.data import noise_folder
-from rrg.train.training import stage_folder, train
+from rrg.train.training import train
 from rrg_s2d_align.sma import SMA, SMAConfig
 from tiny_runs import weights_of
 
@@ -174,7 +175,7 @@ def test_a_stage_starts_from_the_weights_of_the_one_before_bit_for_bit(
         saved = build(recipe, tokenizer=open_tokenizer(tmp_path / "run" / "tokenizer"))
         for name in recipe.stages[:number]:
             saved.begin(name)
-        load_weights(saved, stage_folder(tmp_path / "run", recipe, number))
+        load_weights(saved, stage_folder(tmp_path / "run", recipe.stages, number))
         assert all(torch.equal(p, start[name]) for name, p in saved.named_parameters())
     assert len({name: data for name, data in weights_of(tmp_path / "run").items() if "pieces" in name}) == 3
 

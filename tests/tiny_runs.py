@@ -20,8 +20,9 @@ from rrg.generate.reporter import Reporter, load
 from rrg.model.hosts.build import open_tokenizer
 from rrg.model.model import RRGModel, build
 from rrg.retrieve.index import build_index, exemplars
+from rrg.runs.folder import TOKENIZER
 from rrg.testing.data import noise_folder
-from rrg.train.training import TOKENIZER, train
+from rrg.train.training import train
 
 # What a test shows must not hang on what so short a training learns: `make test-portable` takes other seeds too.
 SEED = int(os.environ.get("RRG_TEST_SEED", "0"))

@@ -43,11 +43,12 @@ def run(args: argparse.Namespace) -> int:
     from rrg.cli._data import open_folder
     from rrg.errors import UsageError
     from rrg.evaluate.comparison import compare
-    from rrg.evaluate.predictions import FILE, read_predictions
+    from rrg.evaluate.predictions import read_predictions
+    from rrg.runs.folder import PREDICTIONS
 
     if len(args.runs) < 2:
         raise UsageError(f"only {args.runs[0]} is given; name two runs or predictions files, or more")
-    paths = {name: Path(name) / FILE if Path(name).is_dir() else Path(name) for name in args.runs}
+    paths = {name: Path(name) / PREDICTIONS if Path(name).is_dir() else Path(name) for name in args.runs}
     seen: dict[str, str] = {}
     for name in args.runs:
         path = os.path.realpath(paths[name])  # of a loop of links too

@@ -73,15 +73,14 @@ def run(args: argparse.Namespace) -> int:
     from rrg.data.files import check_output
     from rrg.data.label_files import read_labels
     from rrg.evaluate import evaluate, read_predictions
-    from rrg.evaluate.predictions import FILE
     from rrg.evaluate.radgraph import read_annotations
     from rrg.evaluate.scores import BEGINS, write_scores
-    from rrg.runs.folder import made_from
+    from rrg.runs.folder import METRICS, PREDICTIONS, made_from
 
     if args.output is not None:
         check_output(args.output, BEGINS, "an evaluation's metrics")
     given = Path(args.predictions)
-    path = given / FILE if given.is_dir() else given
+    path = given / PREDICTIONS if given.is_dir() else given
     run = made_from(path.parent)
     data, split = args.data or run.get("data"), args.split or run.get("split", "test")
     said: list[str] = []
@@ -100,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     scores = replace(scores, notes=[*said, *scores.notes])
-    output = args.output or path.with_name("metrics.json" if path.name == FILE else f"{path.stem}.metrics.json")
+    output = args.output or path.with_name(METRICS if path.name == PREDICTIONS else f"{path.stem}.metrics.json")
     write_scores(scores, output)
     print(scores.to_json() if args.json else f"{scores.table()}\n\nWritten to {output}")
     return 0

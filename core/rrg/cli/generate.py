@@ -48,11 +48,12 @@ def run(args: argparse.Namespace) -> int:
     from rrg.cli._data import open_folder
     from rrg.cli._options import quiet_libraries
     from rrg.composing.settings import parse_setting
-    from rrg.runs.folder import run_data
+    from rrg.runs.folder import predictions_file, run_data
 
     folder = None if args.image else open_folder(args.data or run_data(args.path))
     quiet_libraries()
-    from rrg.generate.reporter import load, write_predictions
+    from rrg.generate.predictions import write_predictions
+    from rrg.generate.reporter import load
 
     settings = {key.removeprefix("generation."): value for key, value in map(parse_setting, args.set)}
     settings |= {k: v for k, v in {"beams": args.beams, "batch_size": args.batch_size}.items() if v is not None}
@@ -61,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
         [report] = reporter.generate_studies([args.image], **settings)
         print(json.dumps(report.to_json(), indent=2) if args.json else report.text)
         return 0
-    name = "predictions.jsonl" if args.split == "test" else f"predictions.{args.split}.jsonl"
-    output = args.output or args.path / name
+    output = args.output or predictions_file(args.path, args.split)
     written = write_predictions(
         reporter, folder, args.split, output, limit=args.limit, workers=args.workers, **settings
     )

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if not folder.split("test"):
         raise UsageError(f"{args.data}: no study of the split test to score; rrg train needs none")
     quiet_libraries()
-    from rrg.generate.reporter import write_and_score
+    from rrg.generate.predictions import write_and_score
     from rrg.plan.counting import plan
     from rrg.train.training import train
 

@@ -38,12 +38,12 @@ def run(args: argparse.Namespace) -> int:
     from rrg.cli._processes import is_main
     from rrg.composing.recipe import Recipe
     from rrg.errors import UsageError
-    from rrg.runs.folder import read_run, run_data
+    from rrg.runs.folder import RECIPE, read_run, run_data
 
     recipe, data = args.recipe, args.data
     if args.resume:
         read_run(args.out)
-        recipe = recipe or args.out / "recipe.toml"
+        recipe = recipe or args.out / RECIPE
         data = data or run_data(args.out)
     if recipe is None or data is None:
         raise UsageError(

@@ -13,7 +13,6 @@ from rrg.data.voids import stated
 from rrg.errors import DataError
 from rrg.evaluate.fields import Taken, known, take
 
-FILE = "predictions.jsonl"
 MAX_REPORT = 1 << 16
 """Characters, as a study's findings."""
 _COUNTED = re.compile(r"\d+\.0+")

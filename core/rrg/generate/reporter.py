@@ -1,11 +1,9 @@
 """A finished run: load it, write reports for films that it has not seen."""
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from rrg.composing.recipe import Recipe, validation_problems
 from rrg.config import GenerationConfig
 from rrg.data.films import film_array, read_pixels
 from rrg.data.study import Study, StudyFolder
-from rrg.errors import DataError, RRGError, UsageError
+from rrg.errors import DataError, UsageError
 from rrg.feed.batch import Item, Prompt, Studies, collate, stack
 from rrg.feed.stream import batches, to_device
 from rrg.model.hosts.build import open_tokenizer
@@ -25,11 +23,7 @@ from rrg.model.model import RRGModel, build
 from rrg.model.weights import load_weights
 from rrg.observations import OBSERVATIONS
 from rrg.retrieve.index import Entry, Index
-from rrg.runs.folder import read_run
-from rrg.train.training import TOKENIZER, stage_folder
-
-if TYPE_CHECKING:
-    from rrg.evaluate.scores import Scores
+from rrg.runs.folder import INDEX, RECIPE, TOKENIZER, read_run, stage_folder
 
 Film = str | Path | np.ndarray | Image.Image
 
@@ -153,8 +147,8 @@ def load(path: str | Path, device: str | None = None) -> Reporter:
     """
     folder = Path(path)
     read_run(folder)
-    recipe = Recipe.open(folder / "recipe.toml")
-    last = stage_folder(folder, recipe, len(recipe.stages))
+    recipe = Recipe.open(folder / RECIPE)
+    last = stage_folder(folder, recipe.stages, len(recipe.stages))
     if not last.exists():
         raise DataError(
             f"{folder}: stage {recipe.stages[-1]} is not finished; go on with: rrg train --resume --out {folder}"
@@ -168,39 +162,5 @@ def load(path: str | Path, device: str | None = None) -> Reporter:
     for stage in recipe.stages:
         model.begin(stage)
     load_weights(model, last)
-    index = Index.open(folder / "index", model.retriever_config) if model.configs[recipe.stages[-1]].exemplars else None
+    index = Index.open(folder / INDEX, model.retriever_config) if model.configs[recipe.stages[-1]].exemplars else None
     return Reporter(model.to(where), index)
-
-
-def write_predictions(
-    reporter: Reporter, folder: StudyFolder, split: str, path: Path, **settings: Any
-) -> list[dict[str, Any]]:
-    """Generate a split and write predictions.jsonl, which appears when it is whole. settings: as `generate_split`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    written = []
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            for study, report in reporter.generate_split(folder, split, **settings):
-                line = {"id": study.id, "reference": study.findings, **report.to_json()}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                written.append(line)
-        os.replace(partial, path)
-    except OSError as error:
-        raise RRGError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return written
-
-
-def write_and_score(
-    run: Path, folder: StudyFolder, workers: int | None = None
-) -> tuple[list[dict[str, Any]], "Scores"]:
-    """Reports of a finished run for the test split, and their scores; both are kept in the run folder."""
-    from rrg.evaluate import evaluate, read_predictions
-    from rrg.evaluate.scores import write_scores
-
-    path = run / "predictions.jsonl"
-    written = write_predictions(load(run), folder, "test", path, workers=workers)
-    scores = evaluate(read_predictions(path), folder)
-    write_scores(scores, run / "metrics.json")
-    return written, scores

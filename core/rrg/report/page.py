@@ -13,7 +13,6 @@ from rrg.data.files import check_output, write_output
 from rrg.data.study import CARD, METADATA, Study, StudyFolder, describe
 from rrg.errors import DataError, RRGError, UsageError
 from rrg.evaluate import Prediction, read_predictions
-from rrg.evaluate.predictions import FILE
 from rrg.labels import Labeler, get_labeler
 from rrg.report.casebook import casebook
 from rrg.report.cases import Case, cases_of, chosen
@@ -22,9 +21,7 @@ from rrg.report.markup import text
 from rrg.report.scores import Metrics, read_metrics
 from rrg.report.sections import findings, summary
 from rrg.report.sheet import BEGINS, whole
-from rrg.runs.folder import read_run, run_data
-
-NAME = "report.html"
+from rrg.runs.folder import METRICS, PAGE, PREDICTIONS, RECIPE, read_run, run_data
 
 
 def write_page(
@@ -49,7 +46,7 @@ def write_page(
     if output is not None:
         check_output(output, BEGINS, "a page of rrg")
     state = read_run(run)
-    predictions, metrics = read_predictions(run / FILE), read_metrics(run / "metrics.json")
+    predictions, metrics = read_predictions(run / PREDICTIONS), read_metrics(run / METRICS)
     folder = read_studies(data or run_data(run), predictions)
     labeler, notes = _labeler(metrics)
     notes += _mismatch(metrics, predictions, folder)
@@ -65,7 +62,7 @@ def write_page(
         casebook(taken, every, how, folder, labeler, found, note),
         "</main>",
     ]
-    output = output or run / NAME
+    output = output or run / PAGE
     write_output(output, whole(f"{run.resolve().name}: radiology reports", "\n".join(body)))
     return output
 
@@ -113,7 +110,9 @@ def _labeler(metrics: Metrics) -> tuple[Labeler, list[str]]:
 def _mismatch(metrics: Metrics, predictions: Sequence[Prediction], folder: StudyFolder) -> list[str]:
     notes = []
     if (n := metrics.scores.n) != len(predictions):
-        notes.append(f"metrics.json scores {n} studies, {FILE} has {len(predictions)}; score anew with rrg evaluate")
+        notes.append(
+            f"{METRICS} scores {n} studies, {PREDICTIONS} has {len(predictions)}; score anew with rrg evaluate"
+        )
     if absent := len(predictions) - len(folder.studies):
         notes.append(f"{absent} of the predicted studies are not in the data folder")
     return notes
@@ -141,7 +140,7 @@ def _internals(run: Path, folder: StudyFolder, cases: Sequence[Case]) -> tuple[d
 
 def _header(run: Path, state: dict[str, object], metrics: Metrics, notes: Sequence[str]) -> str:
     try:
-        expression = Recipe.open(run / "recipe.toml").expression
+        expression = Recipe.open(run / RECIPE).expression
     except RRGError:
         expression = ""
     finished = str(state.get("finished", "")).replace("T", " ")

@@ -12,7 +12,6 @@ from rrg.feed.texts import Reference
 from rrg.model.model import RRGModel
 from rrg.retrieve.index import Entry, Index, keys_of
 
-REFERENCES = "references.jsonl"
 PATIENT, NEAREST = "another study of the patient", "nearest film of another patient"
 
 

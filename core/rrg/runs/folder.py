@@ -1,15 +1,36 @@
-"""run.json: what a run folder was trained on. Light, so that commands can look before they load anything."""
+"""A run folder: the names of its files, and run.json, which says what it was trained on.
+
+A run folder:
+    recipe.toml  run.json  environment.json  log.jsonl  tokenizer/ (a host that learns its own)
+    stages/01-lead.train/   pieces.safetensors  host.safetensors  adapter/  index/ (where exemplars stand in the prompt)
+    index/                  the training split's keys under the final weights, for generation
+A stage's folder appears, complete, when the stage ends; until then its checkpoints lie in a folder ending in .partial.
+Light, so that commands can look before they load anything. Nobody else writes these names.
+"""
 
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rrg.data.study import METADATA
 from rrg.errors import DataError, UsageError
 
-RUN = "run.json"
+RUN, RECIPE, ENVIRONMENT, LOG = "run.json", "recipe.toml", "environment.json", "log.jsonl"
+TOKENIZER, STAGES, INDEX, REFERENCES = "tokenizer", "stages", "index", "references.jsonl"
+PREDICTIONS, METRICS, PAGE = "predictions.jsonl", "metrics.json", "report.html"
+
+
+def stage_folder(run: Path, stages: Sequence[str], number: int) -> Path:
+    """Where a finished stage's weights lie; stages count from 1."""
+    return run / STAGES / f"{number:02d}-{stages[number - 1]}"
+
+
+def predictions_file(run: Path, split: str) -> Path:
+    """Where the reports of a split lie."""
+    return run / (PREDICTIONS if split == "test" else f"predictions.{split}.jsonl")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from rrg.composing.settings import parse_setting
 from rrg.data.study import StudyFolder
 from rrg.errors import DataError, UsageError
 from rrg.pieces import RESERVED
-from rrg.runs.folder import RUN, fingerprint, read_run
+from rrg.runs.folder import METRICS, RECIPE, RUN, fingerprint, read_run
 
 if TYPE_CHECKING:
     from rrg.evaluate import Scores
@@ -91,7 +91,7 @@ def run_table(
     Raises UsageError before anything runs where a row cannot be composed, or `out` holds runs of other recipes.
     """
     from rrg.evaluate.scores import read_scores
-    from rrg.generate.reporter import write_and_score
+    from rrg.generate.predictions import write_and_score
     from rrg.train.training import train
 
     chosen = dict(parse_setting(text) for text in settings)
@@ -114,16 +114,16 @@ def run_table(
     }
     places = {key: out / slug(key[0]) / f"seed-{key[1]}" for key in recipes}
     for key, place in places.items():
-        if (place / "recipe.toml").exists() and Recipe.open(place / "recipe.toml").hash != recipes[key].hash:
+        if (place / RECIPE).exists() and Recipe.open(place / RECIPE).hash != recipes[key].hash:
             raise UsageError(f"{place} holds another recipe; give another --out, or remove it")
         if (place / RUN).exists() and read_run(place).get("fingerprint") != fingerprint(folder.path):
             raise UsageError(f"{place} was trained on other studies than {folder.path}'s; give another --out")
     for number, (key, place) in enumerate(places.items(), start=1):
-        if not (place / "metrics.json").exists():
+        if not (place / METRICS).exists():
             say(f"[{number}/{len(places)}] {key[0]}, seed {key[1]}")
-            train(recipes[key], folder, place, resume=(place / "recipe.toml").exists())
+            train(recipes[key], folder, place, resume=(place / RECIPE).exists())
             write_and_score(place, folder)
-    return summary(table, {key: read_scores(place / "metrics.json") for key, place in places.items()}, steps)
+    return summary(table, {key: read_scores(place / METRICS) for key, place in places.items()}, steps)
 
 
 def _fits(key: str, recipe: Recipe) -> bool:

@@ -1,16 +1,7 @@
-"""Training: one Hugging Face Trainer run per stage, each starting from the last, all resumable.
-
-A run folder:
-    recipe.toml  run.json  environment.json  log.jsonl  tokenizer/ (a host that learns its own)
-    stages/01-lead.train/   pieces.safetensors  host.safetensors  adapter/  index/ (where exemplars stand in the prompt)
-    index/                  the training split's keys under the final weights, for generation
-A stage's folder appears, complete, when the stage ends; until then its checkpoints lie in a folder ending in .partial.
-"""
+"""Training: one Hugging Face Trainer run per stage, each starting from the last, all resumable."""
 
 import os
-import platform
 import shutil
-import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,11 +30,23 @@ from rrg.model.model import RRGModel, build
 from rrg.model.weights import load_weights, save_weights
 from rrg.plan.counting import plan
 from rrg.retrieve.index import Index, build_index, exemplars
-from rrg.retrieve.references import REFERENCES, choose_references, save_references, summary
-from rrg.runs.folder import RUN, fingerprint, read_run, write_json
+from rrg.retrieve.references import choose_references, save_references, summary
+from rrg.runs.environment import environment
+from rrg.runs.folder import (
+    ENVIRONMENT,
+    INDEX,
+    LOG,
+    RECIPE,
+    REFERENCES,
+    RUN,
+    STAGES,
+    TOKENIZER,
+    fingerprint,
+    read_run,
+    stage_folder,
+    write_json,
+)
 from rrg.train.trainer import StageTrainer, checkpoints
-
-TOKENIZER = "tokenizer"
 
 
 def train(
@@ -85,15 +88,15 @@ def train(
     model.to(here.device)
     for number, name in enumerate(recipe.stages, start=1):
         model.begin(name)
-        done = stage_folder(out, recipe, number)
+        done = stage_folder(out, recipe.stages, number)
         if not done.exists():
-            _run_stage(model, folder, name, done, log=out / "log.jsonl", workers=workers, save_steps=save_steps)
+            _run_stage(model, folder, name, done, log=out / LOG, workers=workers, save_steps=save_steps)
             continue
         load_weights(model, done)
         _remove_checkpoints(done)
     if here.is_main_process:
-        if model.configs[recipe.stages[-1]].exemplars and not (out / "index").exists():
-            build_index(model, folder, workers).save(out / "index")
+        if model.configs[recipe.stages[-1]].exemplars and not (out / INDEX).exists():
+            build_index(model, folder, workers).save(out / INDEX)
         run = read_run(out)
         if "finished" not in run:
             write_json(out / RUN, {**run, "finished": _now()})
@@ -106,14 +109,9 @@ def _process() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def stage_folder(run: Path, recipe: Recipe, number: int) -> Path:
-    """Where a finished stage's weights lie; stages count from 1."""
-    return run / "stages" / f"{number:02d}-{recipe.stages[number - 1]}"
-
-
 def _check_resumable(recipe: Recipe, folder: StudyFolder, out: Path) -> None:
     run = read_run(out)
-    earlier = Recipe.open(out / "recipe.toml")
+    earlier = Recipe.open(out / RECIPE)
     if earlier.hash != recipe.hash:
         raise UsageError(
             f"{out} holds recipe {earlier.hash}, not {recipe.hash}: a run goes on only with its own recipe"
@@ -142,14 +140,14 @@ def _check_stages(model: RRGModel) -> None:
 
 
 def _check_new(out: Path) -> None:
-    if (out / "recipe.toml").exists():
+    if (out / RECIPE).exists():
         raise UsageError(f"{out} holds a run already; go on with --resume, or give another --out")
     refuse_occupied(out)
 
 
 def _begin(recipe: Recipe, folder: StudyFolder, out: Path, tokenizer: Any) -> None:
     with new_folder(out) as partial:
-        (partial / "stages").mkdir()
+        (partial / STAGES).mkdir()
         if tokenizer is not None:
             tokenizer.save_pretrained(partial / TOKENIZER)
         started = {
@@ -159,37 +157,8 @@ def _begin(recipe: Recipe, folder: StudyFolder, out: Path, tokenizer: Any) -> No
             "started": _now(),
         }
         write_json(partial / RUN, {**started, "fingerprint": fingerprint(folder.path)})
-        write_json(partial / "environment.json", environment(recipe))
-        recipe.save(partial / "recipe.toml")
-
-
-def environment(recipe: Recipe) -> dict[str, Any]:
-    """What a run depended on besides its recipe."""
-    return {
-        "versions": recipe.versions,
-        "recipe": recipe.hash,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "seed": recipe.seed,
-        "commit": commit(),
-    }
-
-
-def commit() -> str | None:
-    """The commit of rrg's own checkout, `-dirty` where it was changed; None where it is no checkout."""
-    file = Path(__file__)
-    git = ["git", "-C", str(file.parent)]
-    try:  # an installed copy may lie within somebody else's checkout, which doesn't track it
-        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)
-        described = subprocess.run(
-            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
+        write_json(partial / ENVIRONMENT, environment(recipe))
+        recipe.save(partial / RECIPE)
 
 
 def _tokenizer(recipe: Recipe, folder: StudyFolder, saved: Path | None) -> Any:
@@ -213,10 +182,10 @@ def _run_stage(
     _settle(model, stage, folder, workers)
     if stage.exemplars:
         # The index holds the weights of the stage's start, so an interrupted stage finds it ready.
-        if here.is_main_process and not (partial / "index").exists():
-            build_index(model, folder, workers).save(partial / "index")
+        if here.is_main_process and not (partial / INDEX).exists():
+            build_index(model, folder, workers).save(partial / INDEX)
         here.wait_for_everyone()
-        index = Index.open(partial / "index", model.retriever_config)
+        index = Index.open(partial / INDEX, model.retriever_config)
         shown = {
             i: entry.report
             for split in (train, val)
