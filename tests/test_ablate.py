@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 
 from rrg.cli import main
-from rrg.cli._options import composition_of
 from rrg.composing.composition import compose
+from rrg.composing.options import composition_of
 from rrg.composing.recipe import Recipe
 from rrg.data.study import StudyFolder
 from rrg.errors import UsageError

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from rrg.cli import main
-from rrg.data.attach import CACHE, attach_phrases, host_refiner
+from rrg.data.attach import CACHE, attach_phrases
 from rrg.data.phrases import key_phrases
 from rrg.data.study import METADATA, StudyFolder
 from rrg.errors import DataError, UsageError
+from rrg.generate.refine import host_refiner
 from rrg.testing.data import noise_folder
 
 

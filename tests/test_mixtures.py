@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rrg.cli import main
-from rrg.cli._options import composition_of
 from rrg.composing.composition import compose
+from rrg.composing.options import composition_of
 from rrg.composing.settings import parse_setting
 from rrg.data.phantom import make_phantom
 from rrg.data.study import StudyFolder

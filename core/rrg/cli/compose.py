@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from rrg.cli._options import add_composition, add_json
+from rrg.cli._options import add_json
+from rrg.composing.options import add_composition
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,7 +24,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(args: argparse.Namespace) -> int:
     import json
 
-    from rrg.cli._options import composed, quiet_libraries
+    from rrg.cli._options import quiet_libraries
+    from rrg.composing.options import composed
     from rrg.composing.recipe import Recipe
     from rrg.errors import UsageError
 

@@ -137,8 +137,9 @@ def _phantom(args: argparse.Namespace) -> tuple["StudyFolder", dict[str, Any], l
 
 def _phrases(args: argparse.Namespace) -> int:
     from rrg.cli._data import open_folder
-    from rrg.data.attach import attach_phrases, host_refiner
+    from rrg.data.attach import attach_phrases
     from rrg.data.study import StudyFolder
+    from rrg.generate.refine import host_refiner
 
     folder = open_folder(args.folder)
     refine = host_refiner(args.refine) if args.refine else None

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from rrg.cli._options import add_composition
 from rrg.cli.train import add_training
+from rrg.composing.options import add_composition
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
     import time
 
     from rrg.cli._data import open_folder
-    from rrg.cli._options import composed, quiet_libraries
+    from rrg.cli._options import quiet_libraries
+    from rrg.composing.options import composed
     from rrg.errors import UsageError
 
     recipe = composed(args)

@@ -52,7 +52,7 @@ def recipe_of(
     """The recipe of a row. settings: over the row's own. steps: optimizer steps in all, shared by its epochs among the
     stages, one at least for each.
     """
-    from rrg.cli._options import composition_of
+    from rrg.composing.options import composition_of
 
     given = composition_of(row)
     changed = {**given.pop("settings"), **(settings or {})}
