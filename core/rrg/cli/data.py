@@ -139,10 +139,13 @@ def _phrases(args: argparse.Namespace) -> int:
     from rrg.cli._data import open_folder
     from rrg.data.attach import attach_phrases
     from rrg.data.study import StudyFolder
-    from rrg.generate.refine import host_refiner
 
     folder = open_folder(args.folder)
-    refine = host_refiner(args.refine) if args.refine else None
+    refine = None
+    if args.refine:
+        from rrg.generate.refine import host_refiner
+
+        refine = host_refiner(args.refine)
     counts = attach_phrases(folder, annotations=args.radgraph, refine=refine, by=args.refine or "")
     if args.json:
         print(json.dumps({"path": str(folder.path), **counts}, indent=2))
