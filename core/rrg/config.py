@@ -116,9 +116,7 @@ class HostConfig(PieceConfig):
     """The language model."""
 
     name: str = Field(description="a name of registry.toml, a hub id or a local folder")
-    kind: Literal["text", "qwen3-vl"] = Field(
-        description="text: reads a visual prefix; qwen3-vl: has its own vision tower"
-    )
+    kind: str = Field(description="text: reads a visual prefix; qwen3-vl: has its own vision tower")
     source: Annotated[str, Folder] = Field("", description="hub id or folder of the weights; empty: built at random")
     config: dict[str, object] = Field({}, description="fields of the model's configuration to change")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

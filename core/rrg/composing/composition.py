@@ -28,7 +28,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "text": TextConfig,
     "generation": GenerationConfig,
 }
-HOST_GIVES = {"text": (), "qwen3-vl": ("patch_tokens", "patch_mask", "visual_embeds")}
 ADDED = ("core.train", "core.exemplars")  # stages that come by themselves where they are needed
 # Encoders and connectors run in the order of their wires; the rest follows, stages last.
 RANK = {"encoder": 0, "connector": 0, "injector": 1, "loss": 2, "retriever": 3, "stage": 4}
@@ -174,7 +173,7 @@ class _Composer:
         """Add core's defaults where nothing gives a signal, then wire every reader and order the pieces."""
         given = {port.signal for contract in self.contracts.values() for port in contract.gives}
         # An encoder of the composition replaces the host's own tower, and with it all that stands on the tower.
-        host_gives = () if "patch_tokens" in given else HOST_GIVES[kind]
+        host_gives = () if "patch_tokens" in given else registry()["kinds"][kind].get("gives", ())
         while True:
             wiring = resolve.Wiring(self.contracts, host_gives, {})
             missing = set(wiring.missing_defaults()) - self.dropped - self.failed

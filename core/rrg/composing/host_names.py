@@ -10,6 +10,7 @@ from rrg.composing.resolve import did_you_mean
 from rrg.errors import UsageError
 
 CONFIGS = Path(__file__).parent / "configs"
+NOT_SETTINGS = ("help", "config", "set", "model_type", "gives")
 
 
 def host_preset(name: str) -> dict[str, dict[str, Any]]:
@@ -22,7 +23,7 @@ def host_preset(name: str) -> dict[str, dict[str, Any]]:
         name = absolute(name)
         entry = {"kind": _kind_of(name), "source": name}
     general = registry()["kinds"].get(entry["kind"], {})
-    fields = {k: v for k, v in {**general, **entry}.items() if k not in ("help", "config", "set")}
+    fields = {k: v for k, v in {**general, **entry}.items() if k not in NOT_SETTINGS}
     return {"host": {"name": name, **fields}, "set": {**general.get("set", {}), **entry.get("set", {})}}
 
 
@@ -33,10 +34,11 @@ def absolute(name: str) -> str:
 
 
 def _kind_of(name: str) -> str:
-    """`qwen3-vl` for Qwen3-VL, `text` for any other language model that transformers builds."""
+    """The kind of registry.toml that has the model_type; `text` for any other language model of transformers."""
     model_type = read_config(name)["model_type"]
-    if model_type == "qwen3_vl":
-        return "qwen3-vl"
+    for kind, about in registry()["kinds"].items():
+        if about.get("model_type") == model_type:
+            return str(kind)
     import rrg._torchvision  # noqa: F401  before transformers
 
     # isort: split

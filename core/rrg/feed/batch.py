@@ -13,7 +13,6 @@ from rrg.composing.recipe import Recipe
 from rrg.data.films import read_pixels, unit
 from rrg.data.study import Study, StudyFolder
 from rrg.errors import UsageError
-from rrg.model.hosts.qwen3_vl import Qwen3VLHost
 from rrg.model.hosts.text import TextHost
 from rrg.observations import OBSERVATIONS
 
@@ -90,10 +89,10 @@ class Prompt:
         self.vocabulary, self.pad = host.vocabulary, host.pad
         self.before, _, self.after = recipe.host.prompt.partition("{visual}")
         self.film = ""
-        if isinstance(host, Qwen3VLHost) and recipe.visual_embeds == "host":
-            image = self.tokenizer.convert_ids_to_tokens(host.model.config.image_token_id)
-            self.film = recipe.host.film.replace("{film}", image * host.tokens_of_film(recipe.image.size))
-            self._check_film(image, host.tokens_of_film(recipe.image.size))
+        if recipe.visual_embeds == "host" and host.tower is not None:
+            slots = host.tokens_of_film(recipe.image.size)
+            self.film = recipe.host.film.replace("{film}", host.image_token * slots)
+            self._check_film(host.image_token, slots)
 
     def _check_film(self, image: str, slots: int) -> None:
         """Raises UsageError where the prompt holds the model's image token itself, or ends in a film: the first word of

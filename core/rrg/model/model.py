@@ -23,7 +23,6 @@ from rrg.config import GenerationConfig, LoRA, StageConfig
 from rrg.errors import RRGError, UsageError
 from rrg.masked import masked_mean
 from rrg.model.hosts.build import build_host
-from rrg.model.hosts.qwen3_vl import Qwen3VLHost
 from rrg.model.hosts.text import TextHost
 from rrg.model.inject import Injection
 from rrg.pieces import Registered
@@ -49,10 +48,10 @@ class RRGModel(nn.Module):
         self.kinds = {name: piece.kind for name, piece in registered.items()}
         self.contracts: dict[str, Contract] = {name: contract_of(piece) for name, piece in registered.items()}
         self.configs = {name: _settings(recipe, name, contract) for name, contract in self.contracts.items()}
-        self.native = isinstance(host, Qwen3VLHost) and "patch_tokens" not in {
+        self.native = host.tower is not None and "patch_tokens" not in {
             port.signal for contract in self.contracts.values() for port in contract.gives
         }
-        vision = host.vision if self.native and isinstance(host, Qwen3VLHost) else 0
+        vision = host.vision if self.native else 0
         axes = Axes(host=host.width, layers=len(host.layers), image=recipe.image.size, vision=vision)
         self.modules_by_piece: dict[str, nn.Module] = {}
         self.injection = Injection(host.model, host.layers)
@@ -113,10 +112,9 @@ class RRGModel(nn.Module):
         """
         values: Values = {("data", name): batch[name] for name in DATA if name in batch}
         with self._autocast(batch["pixel_values"].device):
-            if self.native and isinstance(self.host, Qwen3VLHost):
-                names = ("patch_tokens", "patch_mask", "visual_embeds")
+            if self.native:
                 seen = self.host.see(batch["pixel_values"], batch["view_mask"])
-                values |= {("host", name): value for name, value in zip(names, seen, strict=True)}
+                values |= {("host", name): value for name, value in seen.items()}
             for name, module in self.modules_by_piece.items():
                 if self.kinds[name] not in ("encoder", "connector") or not (pieces is None or name in pieces):
                     continue
@@ -139,7 +137,7 @@ class RRGModel(nn.Module):
         """Arguments of the language model; also prepares the injected modules for these studies."""
         self.injection.prepare({name: self.arguments(name, values) for name in self.injection.pieces})
         source = self.recipe.visual_embeds
-        if source == "host" and isinstance(self.host, Qwen3VLHost):
+        if source == "host":
             return self.host.assemble_native(batch, values["host", "visual_embeds"], self.recipe.image.size)
         embeds = values[source, "visual_embeds"]
         mask = values.get((source, "visual_mask"))
@@ -290,12 +288,10 @@ class RRGModel(nn.Module):
         lora = [(n, p) for n, p in language if "lora_" in n]
         yield stage.report and stage.llm == "lora", lora
         yield stage.report and stage.llm == "full", [(n, p) for n, p in language if "lora_" not in n]
-        if isinstance(self.host, Qwen3VLHost):
-            connects = stage.report and stage.connector == "full"
-            for connector, trains in ((False, stage.vision == "full"), (True, connects)):
-                used = self.native and (not connector or self.recipe.visual_embeds == "host")
-                tower = [(f"{prefix}model.visual.{n}", p) for n, p in self.host.tower_parameters(connector)]
-                yield trains and used, tower
+        connects = stage.report and stage.connector == "full"
+        for connector, trains in ((False, stage.vision == "full"), (True, connects)):
+            used = self.native and (not connector or self.recipe.visual_embeds == "host")
+            yield trains and used, [(prefix + n, p) for n, p in self.host.tower_parameters(connector)]
         for name in [*self.modules_by_piece, *self.injection.pieces]:
             yield self.trains(name, stage), self.piece_parameters(name)
 

@@ -25,7 +25,6 @@ from rrg.config import StageConfig
 from rrg.errors import RRGError, UsageError
 from rrg.feed.batch import Prompt
 from rrg.model.hosts.lengths import Lengths, lengths_of
-from rrg.model.hosts.qwen3_vl import Qwen3VLHost
 from rrg.model.model import RRGModel, build
 from rrg.observations import OBSERVATIONS
 from rrg.signals import of_training
@@ -129,9 +128,8 @@ def plan(recipe: Recipe, plugins: Plugins | None = None) -> Plan:
     notes: list[str] = []
 
     def count_flops() -> int:
-        flops = counter.get_total_flops() + _language_flops(model, values, last)
-        tower = _tower_flops(model.host, recipe) if model.native and isinstance(model.host, Qwen3VLHost) else 0
-        return int(flops + tower)
+        tower = recipe.image.views * model.host.tower_flops(recipe.image.size) if model.native else 0
+        return int(counter.get_total_flops() + _language_flops(model, values, last) + tower)
 
     def count_generation() -> int:
         cache = 2 * len(model.host.layers) * _kv_width(model) * last * BYTES[recipe.host.dtype]
@@ -308,7 +306,7 @@ def _shapes(model: RRGModel, values: Values) -> dict[tuple[str, str], tuple[int,
 
 
 def _slots(model: RRGModel, shapes: dict[tuple[str, str], tuple[int, ...]]) -> int:
-    if model.recipe.visual_embeds == "host" and isinstance(model.host, Qwen3VLHost):
+    if model.recipe.visual_embeds == "host":
         return model.host.tokens_of_film(model.recipe.image.size) * model.recipe.image.views
     return shapes[model.recipe.visual_embeds, "visual_embeds"][1]
 
@@ -351,20 +349,6 @@ def _head(model: RRGModel) -> Tensor:
     return weight
 
 
-def _tower_flops(host: Qwen3VLHost, recipe: Recipe) -> int:
-    """The host's own tower: two FLOPs a weight and patch, and the two products of attention within a film.
-
-    Its mergers see one position for each merge x merge patches.
-    """
-    patches, vision = host.grid(recipe.image.size) ** 2, host.model.config.vision_config
-    attention = 4 * patches**2 * vision.hidden_size * vision.depth
-    weights = 0.0
-    for name, module in host.tower.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv3d)):
-            weights += module.weight.numel() / (vision.spatial_merge_size**2 if "merger" in name else 1)
-    return int(recipe.image.views * (2 * weights * patches + attention))
-
-
 def _host_parts(model: RRGModel) -> dict[str, list[nn.Parameter]]:
     """The host's parameters: the published language model, adapters on it, its vision tower."""
     language = model.host.language_parameters()
@@ -372,7 +356,7 @@ def _host_parts(model: RRGModel) -> dict[str, list[nn.Parameter]]:
         "host": [p for name, p in language if "lora_" not in name],
         "host.lora": [p for name, p in language if "lora_" in name],
     }
-    if isinstance(model.host, Qwen3VLHost):
+    if model.host.tower is not None:
         parts["host.vision"] = list(model.host.tower.parameters())
     return parts
 

@@ -18,7 +18,6 @@ from rrg.data.study import StudyFolder
 from rrg.feed.batch import Prompt, Studies, collate
 from rrg.feed.stream import to_device
 from rrg.generate.reporter import Reporter, load
-from rrg.model.hosts.qwen3_vl import Qwen3VLHost
 from rrg.model.model import RRGModel
 from rrg.observations import OBSERVATIONS
 from rrg.report.cases import Case
@@ -129,8 +128,7 @@ class Reader:
 
     def _of_attention(self, found: dict[str, Tensor], patches: int, films: int) -> Attention | None:
         """The first whose keys are patches of square films."""
-        host = self.model.host
-        merge = host.merge if self.model.native and isinstance(host, Qwen3VLHost) else 1
+        merge = self.model.host.merge if self.model.native else 1
         for piece, weights in found.items():
             side = round((patches / films) ** 0.5)
             if weights.shape == (len(OBSERVATIONS), films * side * side):

@@ -17,6 +17,8 @@ from rrg.model.hosts.qwen3_vl import Qwen3VLHost
 from rrg.model.hosts.text import TextHost, decoder_of
 from rrg.model.hosts.tokens import check_tokenizer
 
+HOSTS: dict[str, type[TextHost]] = {"text": TextHost, "qwen3-vl": Qwen3VLHost}
+"""By kind of registry.toml."""
 SENTENCEPIECE = ("sentencepiece", "protobuf")  # what reads a tokenizer.model
 
 
@@ -29,6 +31,8 @@ def build_host(config: HostConfig, lora: LoRA | None, *, weights: bool = True, t
 
     Raises RRGError where the weights or the tokenizer cannot be read.
     """
+    if config.kind not in HOSTS:
+        raise UsageError(f"host.kind={config.kind!r}: expected one of {', '.join(HOSTS)}")
     try:
         if weights and config.source:
             model, tokenizer = _read(config, tokenizer)
@@ -54,7 +58,7 @@ def build_host(config: HostConfig, lora: LoRA | None, *, weights: bool = True, t
     adapter, adapted = adapt(model, decoder[1], config.name, lora) if lora is not None else (None, None)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    host = (Qwen3VLHost if config.kind == "qwen3-vl" else TextHost)(config, model, tokenizer)
+    host = HOSTS[config.kind](config, model, tokenizer)
     object.__setattr__(host, "adapter", adapter)  # peft's view holds the same modules; it is no child of its own
     host.adapted, host.notes = adapted, notes
     return host
@@ -114,9 +118,9 @@ def _architecture(config: HostConfig) -> Any:
 
 
 def _class_of(config: HostConfig) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    import transformers
 
-    return AutoModelForImageTextToText if config.kind == "qwen3-vl" else AutoModelForCausalLM
+    return getattr(transformers, HOSTS[config.kind].loader)
 
 
 def _options(config: HostConfig) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from rrg.views import side_by_side
 class Qwen3VLHost(TextHost):
     """Qwen3-VL of transformers, unmodified."""
 
+    loader = "AutoModelForImageTextToText"
+
     def __init__(self, config: HostConfig, model: Any, tokenizer: Any) -> None:
         super().__init__(config, model, tokenizer)
         vision = model.config.vision_config
@@ -26,12 +28,13 @@ class Qwen3VLHost(TextHost):
         self.vision = vision.hidden_size
 
     @property
-    def tower(self) -> nn.Module:
+    def tower(self) -> nn.Module:  # type: ignore[override]
         """Blocks and embeddings of the vision tower; the mergers are the `connector`."""
         return cast(nn.Module, self.model.model.visual)
 
     def tower_parameters(self, connector: bool) -> list[tuple[str, nn.Parameter]]:
-        return [(n, p) for n, p in self.tower.named_parameters() if ("merger" in n) == connector]
+        named = ((f"model.visual.{n}", p) for n, p in self.tower.named_parameters())
+        return [(n, p) for n, p in named if ("merger" in n) == connector]
 
     def language_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in super().language_parameters() if ".visual." not in n]
@@ -47,24 +50,40 @@ class Qwen3VLHost(TextHost):
         return int(size // self.patch)
 
     def tokens_of_film(self, size: int) -> int:
-        """Positions that one film of `size` pixels takes in the prompt."""
         return int(self.grid(size) // self.merge) ** 2
 
-    def see(self, pixel_values: Tensor, view_mask: Tensor) -> tuple[Tensor, Tensor, Any]:
+    @property
+    def image_token(self) -> str:  # type: ignore[override]
+        return str(self.tokenizer.convert_ids_to_tokens(self.model.config.image_token_id))
+
+    def tower_flops(self, size: int) -> int:
+        """Two FLOPs a weight and patch, and the two products of attention within a film.
+
+        The mergers see one position for each merge x merge patches.
+        """
+        patches, vision = self.grid(size) ** 2, self.model.config.vision_config
+        weights = 0.0
+        for name, module in self.tower.named_modules():
+            if isinstance(module, (nn.Linear, nn.Conv3d)):
+                weights += module.weight.numel() / (self.merge**2 if "merger" in name else 1)
+        return int(2 * weights * patches + 4 * patches**2 * vision.hidden_size * vision.depth)
+
+    def see(self, pixel_values: Tensor, view_mask: Tensor) -> dict[str, Any]:
         """Run the tower on the films that there are.
 
         pixel_values: (batch views channels height width) in [0, 1]. Gives patch_tokens (batch patches vision) before
-        merging, patch_mask (batch patches), and the tower's own output for the language model. On the meta device,
-        where positions cannot be computed, shapes alone.
+        merging, patch_mask (batch patches), and as visual_embeds the tower's own output for the language model. On the
+        meta device, where positions cannot be computed, shapes alone.
         """
         if pixel_values.is_meta:
             batch, count = pixel_values.shape[0], pixel_values.shape[1] * self.grid(pixel_values.shape[-1]) ** 2
             shape = torch.empty(batch, count, self.vision, device="meta")
-            return shape, torch.ones(batch, count, dtype=torch.bool, device="meta"), None
+            mask = torch.ones(batch, count, dtype=torch.bool, device="meta")
+            return {"patch_tokens": shape, "patch_mask": mask, "visual_embeds": None}
         patches, grid = self.patchify(pixel_values[view_mask])
         out = self.model.model.get_image_features(patches, grid)
         tokens, mask = side_by_side(out.last_hidden_state.unflatten(0, (grid.shape[0], -1)), view_mask)
-        return tokens, mask, out
+        return {"patch_tokens": tokens, "patch_mask": mask, "visual_embeds": out}
 
     def patchify(self, films: Tensor) -> tuple[Tensor, Tensor]:
         """(films channels height width) to (films·patches, channels·time·patch²), merge blocks together, and grids."""
@@ -77,7 +96,6 @@ class Qwen3VLHost(TextHost):
         return x.reshape(films.shape[0] * side * side, 3 * self.time * p * p), grid
 
     def assemble_native(self, batch: dict[str, Tensor], seen: Any, size: int) -> dict[str, Any]:
-        """Arguments of the model where its own connector feeds it; `seen` is the tower's output of this request."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
         images = (ids == self.model.config.image_token_id).int()
         side = self.grid(size)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rrg.config import GenerationConfig, HostConfig
+from rrg.errors import UsageError
 from rrg.model.hosts.adapters import Adapted
 from rrg.model.hosts.lengths import lengths_of
 
@@ -18,7 +19,11 @@ from rrg.model.hosts.lengths import lengths_of
 class TextHost(nn.Module):
     """An unmodified causal language model of transformers and what the composition needs to know of it."""
 
-    film_tokens = 0  # image tokens that one film takes in the prompt; a text model's prefix is made of embeddings
+    loader = "AutoModelForCausalLM"  # the class of transformers that reads it
+    tower: nn.Module | None = None  # a vision tower of its own; a text model's prefix comes from the composition
+    vision = 0  # width of the tower's patch tokens
+    image_token = ""  # what stands in the prompt for one position of a film
+    merge = 1  # side of the blocks in which the tower keeps its patches together
 
     def __init__(self, config: HostConfig, model: Any, tokenizer: Any) -> None:
         from transformers import GenerationConfig as Decoding
@@ -58,6 +63,28 @@ class TextHost(nn.Module):
     def language_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """The language model's own parameters, injected modules and vision tower apart."""
         return [(n, p) for n, p in self.model.named_parameters() if ".rrg." not in n]
+
+    # What a host with a vision tower of its own does besides.
+
+    def tower_parameters(self, connector: bool) -> list[tuple[str, nn.Parameter]]:
+        """Parameters of the tower, or of the connector behind it, by their names in `model`."""
+        return []
+
+    def tokens_of_film(self, size: int) -> int:
+        """Positions that one film of `size` pixels takes in the prompt."""
+        return 0
+
+    def tower_flops(self, size: int) -> int:
+        """About the FLOPs in which the tower and its connector see one film of `size` pixels."""
+        return 0
+
+    def see(self, pixel_values: Tensor, view_mask: Tensor) -> dict[str, Any]:
+        """Run the tower: its signals by name, such as patch_tokens (batch patches vision)."""
+        return {}
+
+    def assemble_native(self, batch: dict[str, Tensor], seen: Any, size: int) -> dict[str, Any]:
+        """Arguments of the model where its own tower and connector feed it. seen: `visual_embeds` of `see`."""
+        raise UsageError(f"visual_embeds=host: {self.config.name} has no vision tower; name a connector's piece")
 
     def assemble(self, batch: dict[str, Tensor], visual_embeds: Tensor, visual_mask: Tensor) -> dict[str, Any]:
         """Arguments of the language model for a batch.
