@@ -66,10 +66,11 @@ $(PORTABLE): $(INSTALLED_DEV)
 	$(WIDTH_$(call part,1)) OMP_NUM_THREADS=$(call part,2) RRG_TEST_SEED=$(call part,3) \
 	  $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu" $(TESTS)
 
-lint: $(INSTALLED_DEV)  ## ruff, ruff format, mypy on core/
+lint: $(INSTALLED_DEV)  ## ruff, ruff format, mypy on core/, imports that go down
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(INSTALLED_DEV)  ## let ruff rewrite
 	$(BIN)/ruff check --fix .
@@ -81,8 +82,9 @@ results: install  ## the table of methods over 5 seeds in docs/results.md: an ho
 	  --set generation.beams=1
 	$(BIN)/python docs/generate.py runs/methods/table.json
 
-docs-pages: $(INSTALLED)  ## write docs/hooks.md, docs/ablations.md and docs/performance.md anew
+docs-pages: $(INSTALLED)  ## write docs/hooks.md, docs/ablations.md, docs/performance.md and the picture of the house
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate_architecture.py
 
 site: $(INSTALLED_DOCS)  ## docs/ as a site in site/, with search; a broken link fails
 	$(BIN)/mkdocs build --strict

@@ -1,1 +1,5 @@
-"""Studies on disk: what a study is (`study`), new folders (`write`), films (`films`) and importers."""
+"""Studies on disk: collections imported, films and reports read.
+
+`study` says what a study is, `write` makes a data folder, a module a collection reads it. All that works on studies
+imports it; it imports labels and the top.
+"""
