@@ -12,7 +12,8 @@ from pydicom.uid import UID, JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12B
 
 from dicom_films import RAMP, by_gdcm, compressed, film, jpeg_2000, runs, written
 from rrg.data import dicom_frames
-from rrg.data.films import LUMA, read_film
+from rrg.data.films import read_film
+from rrg.data.pixels import LUMA
 from rrg.errors import DataError
 
 RED = np.zeros((24, 16, 3), np.uint8)

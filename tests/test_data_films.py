@@ -11,7 +11,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from png_films import GRAY, GRAY_ALPHA, RGB, RGB_ALPHA, chunk, png
 from rrg.data import films
-from rrg.data.films import LUMA, film_array, read_film
+from rrg.data.films import film_array, read_film
+from rrg.data.pixels import LUMA
 from rrg.data.store import Fit, Format
 from rrg.errors import DataError
 

@@ -15,8 +15,7 @@ import rrg._torchvision  # noqa: F401  before timm and transformers
 from rrg.axes import Axes
 from rrg.config import Folder, PieceConfig
 from rrg.core_pieces.patches import Layout, find_layout
-from rrg.core_pieces.text import refuse_missing
-from rrg.data.files import need_safetensors
+from rrg.core_pieces.weights import need_safetensors, refuse_missing
 from rrg.errors import DataError, UsageError
 from rrg.views import films_there, side_by_side
 

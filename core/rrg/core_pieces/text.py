@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import rrg._torchvision  # noqa: F401  before transformers
 from rrg.axes import Axes
 from rrg.config import Folder, PieceConfig
-from rrg.data.files import need_safetensors
+from rrg.core_pieces.weights import need_safetensors, refuse_missing
 from rrg.errors import DataError, UsageError
 from rrg.masked import masked, masked_mean
 
@@ -200,16 +200,6 @@ def _transformer_of(name: str) -> str:
     if foreign := [module["type"] for module in modules if not module["type"].startswith("sentence_transformers.")]:
         raise ValueError(f"modules.json names {foreign[0]}, which is not of sentence_transformers and is not run")
     return str(Path(name) / modules[0]["path"])
-
-
-def refuse_missing(found: dict[str, Any]) -> None:
-    """Weights that a checkpoint lacks would be random, and frozen; what pools is not read.
-
-    found: what transformers says of the loading. Raises ValueError that names one of them.
-    """
-    missing = sorted(key for key in found["missing_keys"] if "pooler" not in key and "position_ids" not in key)
-    if missing:
-        raise ValueError(f"its weights lack {len(missing)} that its configuration asks for, such as {missing[0]}")
 
 
 @cache

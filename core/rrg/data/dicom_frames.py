@@ -12,7 +12,7 @@ from pydicom.uid import JPEG2000TransferSyntaxes, RLELossless
 from rrg.data.dicom import Elements, code
 from rrg.data.dicom_gdcm import decode_apart
 from rrg.data.dicom_streams import Stream, stream, whole_runs
-from rrg.data.films import MAX_PIXELS
+from rrg.data.pixels import MAX_PIXELS
 from rrg.errors import DataError
 
 PLUGINS = ("pylibjpeg", "pillow", "pyjpegls", "pydicom", "gdcm")

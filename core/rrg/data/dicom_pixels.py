@@ -8,7 +8,7 @@ from pydicom.tag import Tag
 
 from rrg.data.dicom import Elements, code, parse, quiet
 from rrg.data.dicom_frames import Image, decoded
-from rrg.data.films import LUMA
+from rrg.data.pixels import LUMA
 
 _PALETTE = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
 _KEYWORDS = [

@@ -13,21 +13,6 @@ def check_input(path: Path) -> None:
         raise DataError(f"{path}: a pipe or a device, which can't be read twice; save it as a file, and give that")
 
 
-def need_safetensors(source: str, loader: str) -> None:
-    """Raises DataError where `source` is a model folder whose weights are a pickle alone, which is never opened.
-
-    loader: the class of transformers that reads them, for the message.
-    """
-    folder = Path(source)
-    pickles = sorted(path.name for suffix in ("bin", "pt", "pth", "ckpt") for path in folder.glob(f"*.{suffix}"))
-    if folder.is_dir() and pickles and not any(folder.glob("*.safetensors")):
-        raise DataError(
-            f"{source}: its weights are a pickle ({pickles[0]}), which can run code and is not opened; where you trust "
-            f'it, convert it by python -c "from transformers import {loader} as M; '
-            f"M.from_pretrained('{source}').save_pretrained('{source}')\""
-        )
-
-
 def check_output(path: Path, begins: str, what: str) -> None:
     """Raises RRGError where `path` cannot become a file, or is one that holds something but `what`.
 

@@ -13,11 +13,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from rrg.data.deep_png import deep_samples, is_deep, significant_bits
+from rrg.data.pixels import LUMA, MAX_PIXELS
 from rrg.data.study import MAX_FILM_BYTES
 from rrg.errors import DataError
 
-# Four times the pixels of the largest detectors (about 4,300 × 3,500).
-MAX_PIXELS = 64_000_000
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF 2.32, tag 0x0112
     2: lambda film: film[:, ::-1],
@@ -29,7 +28,6 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF 2.32, tag 0x01
     8: np.rot90,
 }
 _DEPTHS = (8, 10, 12, 13, 14, 15, 16)  # bits that detectors give; 9 and 11 are rather a dim film of more
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow
 
 
 def read_film(path: Path | str, size: int | None = None, content: bytes | None = None) -> np.ndarray:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from rrg.data.documents import rows
+from rrg.data.fields import is_id, take_id
 from rrg.data.tables import refuse
 from rrg.errors import DataError
-from rrg.evaluate.fields import is_id, take_id
 from rrg.observations import OBSERVATIONS
 
 IGNORED = ("subject_id", "patient", "split", "report", "reports", "report impression", "reference")

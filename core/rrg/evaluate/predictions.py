@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rrg.data.documents import rows
+from rrg.data.fields import Taken, known, take
 from rrg.data.tables import refuse
 from rrg.data.voids import stated
 from rrg.errors import DataError
-from rrg.evaluate.fields import Taken, known, take
 
 MAX_REPORT = 1 << 16
 """Characters, as a study's findings."""

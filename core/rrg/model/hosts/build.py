@@ -9,7 +9,7 @@ import torch
 
 import rrg._torchvision  # noqa: F401  before transformers
 from rrg.config import HostConfig, LoRA
-from rrg.data.files import need_safetensors
+from rrg.core_pieces.weights import need_safetensors
 from rrg.errors import DataError, RRGError, UsageError
 from rrg.model.hosts.adapters import adapt
 from rrg.model.hosts.configuration import model_config
