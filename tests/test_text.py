@@ -259,4 +259,4 @@ def test_without_a_report_the_encoder_does_not_run(composed: Callable[..., RRGMo
     model = composed("core.train+vdgen.did")
     values = model.signals(batch_of(model, items([1, 2]), learn=False))
     assert not [signal for provider, signal in values if provider == "core.text"]
-    assert model.texts() == ["report"]
+    assert model.roles.texts(model.stage) == ["report"]

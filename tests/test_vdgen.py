@@ -169,7 +169,7 @@ def test_without_each_module(composed: Callable[..., RRGModel]) -> None:
     for left_out, kept in losses.items():
         model = composed("vdgen", drop=[left_out])
         model.begin("vdgen.train")
-        assert model.losses() == kept
+        assert model.roles.losses(model.stage) == kept
     frozen = composed("vdgen", **{"vdgen.train.llm": "frozen"})
     frozen.begin("vdgen.train")
     assert not [n for n, p in frozen.host.language_parameters() if p.requires_grad]

@@ -7,32 +7,30 @@ float32, everything runs under autocast to it.
 from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from fnmatch import fnmatch
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rrg.axes import Axes
 from rrg.composing.contract import Contract, can_run, contract_of
 from rrg.composing.plugins import Plugins, find
-from rrg.composing.recipe import Recipe, validation_problems
+from rrg.composing.recipe import Recipe
 from rrg.config import GenerationConfig, LoRA, StageConfig
-from rrg.errors import RRGError, UsageError
+from rrg.errors import UsageError
 from rrg.masked import masked_mean
 from rrg.model.hosts.build import build_host
 from rrg.model.hosts.text import TextHost
 from rrg.model.inject import Injection
+from rrg.model.making import made, settings_of, width_of
+from rrg.model.roles import REPORT, Roles
 from rrg.pieces import Registered
 from rrg.signals import SIGNALS, of_training
 
 Values = dict[tuple[str, str], Any]  # signals by provider and name
 MODULE_KINDS = ("encoder", "connector", "loss", "retriever")
 DATA = [name for name, signal in SIGNALS.items() if signal.source == "data"]
-TEXTS = ("report", "reference", "phrase")
-REPORT = "report"  # the language model's loss, beside the auxiliary losses' names
 
 
 class RRGModel(nn.Module):
@@ -47,7 +45,8 @@ class RRGModel(nn.Module):
         self.recipe, self.host = recipe, host
         self.kinds = {name: piece.kind for name, piece in registered.items()}
         self.contracts: dict[str, Contract] = {name: contract_of(piece) for name, piece in registered.items()}
-        self.configs = {name: _settings(recipe, name, contract) for name, contract in self.contracts.items()}
+        self.configs = {name: settings_of(recipe, name, contract) for name, contract in self.contracts.items()}
+        self.roles = Roles(recipe, self.kinds, self.contracts, self.configs)
         self.native = host.tower is not None and "patch_tokens" not in {
             port.signal for contract in self.contracts.values() for port in contract.gives
         }
@@ -57,22 +56,22 @@ class RRGModel(nn.Module):
         self.injection = Injection(host.model, host.layers)
         for name, piece in registered.items():
             if piece.kind in MODULE_KINDS:
-                module = _made(piece, self.configs[name], axes)
+                module = made(piece, self.configs[name], axes)
                 self.add_module(name.replace(".", "/"), module)
                 self.modules_by_piece[name] = module
-                if self._gives(name, "patch_tokens"):
-                    axes = replace(axes, vision=_width(name, module, "vision", "patch_tokens"))
-                if self._gives(name, "report_tokens"):
-                    axes = replace(axes, language=_width(name, module, "language", "report_tokens"))
+                if self.roles.gives(name, "patch_tokens"):
+                    axes = replace(axes, vision=width_of(name, module, "vision", "patch_tokens"))
+                if self.roles.gives(name, "report_tokens"):
+                    axes = replace(axes, language=width_of(name, module, "language", "report_tokens"))
             elif piece.kind == "injector":
                 self._inject(name, piece, axes)
+        if (encoder := self.text_encoder) is not None:
+            self.roles.text_encoder = encoder
+            self.roles.text_is_frozen = getattr(self.modules_by_piece[encoder], "frozen", None)
         self.stage: StageConfig | None = None
         self.touched: set[str] = set()
         self._parts: dict[str, Tensor] = {}
         self._train_in_float32()
-
-    def _gives(self, name: str, signal: str) -> bool:
-        return any(port.signal == signal for port in self.contracts[name].gives)
 
     def _inject(self, name: str, piece: Registered, axes: Axes) -> None:
         config = self.configs[name]
@@ -86,7 +85,7 @@ class RRGModel(nn.Module):
         device = next(self.host.layers[0].parameters()).device
         modules: dict[int, nn.Module] = {}
         for index in wanted:
-            modules[index] = _made(piece, config, axes, layer=index, first=modules.get(wanted[0])).to(device)
+            modules[index] = made(piece, config, axes, layer=index, first=modules.get(wanted[0])).to(device)
         self.injection.add(name, modules, config.where)
 
     def _train_in_float32(self) -> None:
@@ -150,8 +149,8 @@ class RRGModel(nn.Module):
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """The stage's loss: the language model's plus every auxiliary loss by its weight."""
         with self._autocast(batch["pixel_values"].device):
-            values = self.signals(batch, self.needed())
-            parts = {name: self._loss(name, batch, values) for name in self.losses()}
+            values = self.signals(batch, self.roles.needed(self.stage))
+            parts = {name: self._loss(name, batch, values) for name in self.roles.losses(self.stage)}
         self._parts = {name: part.detach() for name, part in parts.items()}
         weighted = [part if name == REPORT else self.configs[name].weight * part for name, part in parts.items()]
         return {"loss": torch.stack(weighted).sum()}
@@ -170,42 +169,6 @@ class RRGModel(nn.Module):
     def parts(self) -> dict[str, float]:
         """The last batch's losses by name, before their weights."""
         return {name: float(part) for name, part in self._parts.items()}
-
-    def losses(self, stage: StageConfig | None = None) -> list[str]:
-        """Losses that take part in a stage: `report`, the language model's, then auxiliary ones of weight not 0.
-
-        stage: the one that the model has entered where absent; all losses before it has entered any.
-        """
-        stage = stage or self.stage
-        patterns = stage.losses if stage else ["*"]
-        auxiliary = [
-            name
-            for name, kind in self.kinds.items()
-            if kind == "loss" and self.configs[name].weight and any(fnmatch(name, pattern) for pattern in patterns)
-        ]
-        return [REPORT, *auxiliary] if stage is None or stage.report else auxiliary
-
-    def needed(self, stage: StageConfig | None = None) -> set[str]:
-        """Pieces that a stage's losses depend on; the others needn't run."""
-        found, left = set[str](), self.losses(stage)
-        if REPORT in left:
-            left += [self.recipe.visual_embeds, *self.injection.pieces]
-        while left:
-            name = left.pop()
-            if name not in found:
-                found.add(name)
-                left += [provider for wire, provider in self.recipe.wire.items() if wire.rpartition(".")[0] == name]
-        return found
-
-    def texts(self, stage: StageConfig | None = None) -> list[str]:
-        """Texts that a stage shows and its losses read: of report, reference, phrase."""
-        stage = stage or self.stage
-        shown = {"report", *(stage.contexts if stage else ())}
-        readers = (self.needed(stage) & self.contracts.keys()) - {self.text_encoder}
-        read = {port.signal for name in readers for port in self.contracts[name].reads}
-        return [
-            text for text in TEXTS if text in shown and {f"{text}_{of}" for of in ("ids", "tokens", "embed")} & read
-        ]
 
     @property
     def text_encoder(self) -> str | None:
@@ -267,7 +230,7 @@ class RRGModel(nn.Module):
                 "host.dtype=float16 cannot train: its gradients vanish; set host.dtype=bfloat16 or float32"
             )
         stage = self.stage = self.configs[name]
-        if not self.losses():
+        if not self.roles.losses(self.stage):
             raise UsageError(
                 f"{name} has nothing to learn from: the language model doesn't run in it (report = false), and no "
                 f"auxiliary loss takes part; add a loss, such as +lead.bce, name it in {name}.losses, "
@@ -293,20 +256,7 @@ class RRGModel(nn.Module):
             used = self.native and (not connector or self.recipe.visual_embeds == "host")
             yield trains and used, [(prefix + n, p) for n, p in self.host.tower_parameters(connector)]
         for name in [*self.modules_by_piece, *self.injection.pieces]:
-            yield self.trains(name, stage), self.piece_parameters(name)
-
-    def trains(self, name: str, stage: StageConfig) -> bool:
-        """Whether a stage trains a piece: as vision tower, as connector, or by name."""
-        if self._gives(name, "patch_tokens"):
-            return stage.vision == "full"
-        if self._gives(name, "visual_embeds"):
-            return stage.report and stage.connector == "full"
-        if self.kinds[name] == "injector" and not stage.report:
-            return False
-        if name == self.text_encoder and hasattr(self.modules_by_piece[name], "frozen"):
-            # A published one stays as it is, one built at random learns.
-            return not self.modules_by_piece[name].frozen and bool(self.texts(stage))
-        return any(fnmatch(name, pattern) for pattern in stage.pieces or ())
+            yield self.roles.trains(name, stage), self.piece_parameters(name)
 
     def piece_parameters(self, name: str) -> list[tuple[str, nn.Parameter]]:
         """Parameters of one piece by the names under which they are saved: `lead.gate/08/gate.weight`."""
@@ -338,34 +288,6 @@ class RRGModel(nn.Module):
                 if getattr(layer, "gradient_checkpointing", False):
                     layer.training = True  # only then does it checkpoint; the modules within it stay as they are
         return self
-
-
-def _made(piece: Registered, config: Any, axes: Axes, **where: Any) -> nn.Module:
-    try:
-        module: nn.Module = piece.cls(config, axes, **where)
-    except RRGError:
-        raise
-    except Exception as error:  # a piece's own code may raise anything, such as for a width that its heads don't divide
-        raise UsageError(
-            f"piece {piece.name} cannot be built with its settings and {axes}: {type(error).__name__}: {error}; "
-            f"change its settings with --set {piece.name}.…, or leave it out with --drop {piece.name}"
-        ) from error
-    return module.float()  # whatever precision its weights were saved in
-
-
-def _width(name: str, module: nn.Module, attribute: str, signal: str) -> int:
-    """Width of the tokens that a module gives."""
-    width = getattr(module, attribute, None)
-    if not isinstance(width, int):
-        raise UsageError(f"piece {name}: it gives {signal}, so it needs an attribute `{attribute}`, their width")
-    return width
-
-
-def _settings(recipe: Recipe, name: str, contract: Contract) -> Any:
-    try:
-        return contract.config.model_validate(recipe.pieces[name])
-    except ValidationError as error:  # a recipe that was written by hand
-        raise UsageError(f"the recipe's settings of {name}", validation_problems(error, prefix=name)) from error
 
 
 def build(recipe: Recipe, *, plugins: Plugins | None = None, weights: bool = True, tokenizer: Any = None) -> RRGModel:

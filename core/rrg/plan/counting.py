@@ -406,8 +406,8 @@ def _shown(model: RRGModel, recipe: Recipe, name: str) -> tuple[list[str], Value
     signals and the bytes that the encoders put out.
     """
     stage = model.configs[name]
-    texts = model.texts(stage)
-    readers = [n for n, kind in model.kinds.items() if kind != "loss" and n in model.needed(stage)]
+    texts = model.roles.texts(stage)
+    readers = [n for n, kind in model.kinds.items() if kind != "loss" and n in model.roles.needed(stage)]
     if not texts and not any(port.signal == LABELS for n in readers for port in model.contracts[n].reads):
         return [], None, 0
     with torch.inference_mode(), _Outputs(model) as outputs:
@@ -437,7 +437,7 @@ def _stage(model: RRGModel, name: str, texts: list[str], tokens: int, encoder_by
     return StagePlan(
         name=name,
         trains={part: _total(parameters) for part, parameters in trained.items()},
-        losses=model.losses(),
+        losses=model.roles.losses(model.stage),
         texts=texts,
         settings=stage.model_dump(mode="json"),
         memory={**memory, "total": sum(memory.values())},

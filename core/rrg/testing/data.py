@@ -66,7 +66,7 @@ def batch_of(model: RRGModel, studies: Sequence[Item], learn: bool = True, exemp
         batch["disease_labels"] = disease_labels([item.study for item in studies])
     if learn and model.text_encoder is not None:
         encoder: Any = model.modules_by_piece[model.text_encoder]
-        for place, name in enumerate(model.texts()):
+        for place, name in enumerate(model.roles.texts(model.stage)):
             texts = [(item.study.findings, *FINDINGS)[place] for item in studies]
             batch[f"{name}_ids"], batch[f"{name}_mask"] = encoder.tokenize(texts)
     return batch

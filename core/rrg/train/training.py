@@ -220,7 +220,7 @@ def _settle(model: RRGModel, stage: StageConfig, folder: StudyFolder, workers: i
     waiting: dict[str, Any] = {
         name: module
         for name, module in model.modules_by_piece.items()
-        if not getattr(module, "settled", True) and not model.trains(name, stage)
+        if not getattr(module, "settled", True) and not model.roles.trains(name, stage)
     }
     if not waiting:
         return
@@ -237,7 +237,7 @@ def _settle(model: RRGModel, stage: StageConfig, folder: StudyFolder, workers: i
 
 def _texts(model: RRGModel, folder: StudyFolder, stage: StageConfig, partial: Path, workers: int) -> Texts | None:
     """What the stage shows beside the films; references are chosen by the weights of its start, as an index is."""
-    wanted = model.texts()
+    wanted = model.roles.texts(model.stage)
     if not wanted or model.text_encoder is None:
         return None
     references = {}
