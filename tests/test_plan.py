@@ -10,7 +10,8 @@ from rrg.cli import main
 from rrg.composing.composition import compose
 from rrg.model.hosts.build import learn_tokenizer
 from rrg.model.model import build
-from rrg.plan.counting import Plan, count, plan, size
+from rrg.plan.counting import plan
+from rrg.plan.table import Plan, count, size
 
 PUBLISHED = {
     "qwen3-vl-2b": 2_127_532_032,

@@ -10,9 +10,6 @@ activation checkpointing), three float32 copies of the report's logits, and ever
 Generation is the weights and the key-value cache of a whole batch and its beams.
 """
 
-import textwrap
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -25,87 +22,13 @@ from rrg.config import StageConfig
 from rrg.errors import RRGError, UsageError
 from rrg.feed.batch import Prompt
 from rrg.model.hosts.lengths import Lengths, lengths_of
-from rrg.model.model import RRGModel, build
+from rrg.model.model import RRGModel, Values, build
 from rrg.observations import OBSERVATIONS
+from rrg.plan.estimates import BYTES, Outputs, bytes_of, estimate, head, kv_width, language_flops, total, weights_of
+from rrg.plan.table import REPORT, Plan, StagePlan
 from rrg.signals import of_training
 
-REPORT = 100
 LABELS = "disease_labels"
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-ESTIMATES = f"""\
-Memory and FLOPs are estimates. Training: weights, gradients and AdamW's moments of what trains, exactly;
-activations by 17 values a token and layer (2 with checkpointing), 3 copies of the logits and the outputs of
-the encoders. Generation: weights and key-value cache. FLOPs: one study, a report of {REPORT} tokens."""
-
-Values = dict[tuple[str, str], Any]
-
-
-@dataclass
-class StagePlan:
-    """One stage. trains: trainable parameters by part. texts: what it shows its losses beside the film. memory: bytes
-    on each device, by use.
-    """
-
-    name: str
-    trains: dict[str, int]
-    losses: list[str]
-    texts: list[str]
-    settings: dict[str, Any]
-    memory: dict[str, int]
-
-
-@dataclass
-class Plan:
-    """What a recipe will build and cost; `table()` for reading, `to_json()` for programs.
-
-    pieces: name, kind, parameters and origin of each part; the host's language model, adapters and vision tower first.
-    wires: reader, provider, signal and shape. prefix: slots and views of the visual prefix.
-    generation_memory: bytes. flops_per_report: of one study with a report of REPORT tokens. Either is None where it is
-    not available; `notes` say why, and what else is worth knowing: lengths that the host was not made for.
-    adapters: what LoRA adapts (`targets`), and the decoder layers' other weights (`left_out`), by name.
-    """
-
-    expression: str
-    hash: str
-    host: dict[str, Any]
-    pieces: list[dict[str, Any]]
-    wires: list[dict[str, str]]
-    prefix: dict[str, int]
-    stages: list[StagePlan] = field(default_factory=list)
-    total_parameters: int = 0
-    generation_memory: int | None = 0
-    flops_per_report: int | None = 0
-    adapters: dict[str, list[str]] | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def table(self) -> str:
-        lines = [f"recipe {self.hash}: {self.expression} on {self.host['name']}", "", "pieces"]
-        lines += _columns([[p["name"], p["kind"], count(p["parameters"]), p["origin"]] for p in self.pieces])
-        lines += ["", "who feeds whom"]
-        lines += _columns([[w["reader"], "<-", w["provider"], w["signal"], _when(w)] for w in self.wires])
-        if self.adapters:
-            lines += ["", *_wrapped("LoRA adapts:", self.adapters["targets"])]
-            lines += _wrapped("left as they are:", self.adapters["left_out"] or ["nothing else of the layers"])
-        for number, stage in enumerate(self.stages, 1):
-            lines += ["", *_stage_lines(number, stage)]
-        lines += [
-            "",
-            f"parameters {count(self.total_parameters)}; "
-            f"visual prefix of {self.prefix['slots']} positions ({self.prefix['views']} films)",
-            f"generation {self._generation()}",
-            *(line for note in self.notes for line in _wrapped("note:", note.split(), between=" ")),
-            "",
-            ESTIMATES,
-        ]
-        return "\n".join(lines)
-
-    def _generation(self) -> str:
-        memory, flops = self.generation_memory, self.flops_per_report
-        about = "memory not available" if memory is None else f"about {size(memory)}"
-        return f"{about}, {'FLOPs not available' if flops is None else f'{flops / 1e9:,.1f} GFLOPs a report'}"
 
 
 def plan(recipe: Recipe, plugins: Plugins | None = None) -> Plan:
@@ -117,7 +40,7 @@ def plan(recipe: Recipe, plugins: Plugins | None = None) -> Plan:
     with torch.device("meta"):
         model = build(recipe, plugins=plugins, weights=False).eval()
         model.requires_grad_(False)  # the counter would hook what asks for gradients, and there are none here
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter, _Outputs(model) as outputs:
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter, Outputs(model) as outputs:
             values = _signals(model, recipe)
         shown = {name: _shown(model, recipe, name) for name in recipe.stages}
     everything: Values = {("data", LABELS): torch.empty(1, len(OBSERVATIONS), device="meta")}
@@ -129,14 +52,14 @@ def plan(recipe: Recipe, plugins: Plugins | None = None) -> Plan:
 
     def count_flops() -> int:
         tower = recipe.image.views * model.host.tower_flops(recipe.image.size) if model.native else 0
-        return int(counter.get_total_flops() + _language_flops(model, values, last) + tower)
+        return int(counter.get_total_flops() + language_flops(model, values, last) + tower)
 
     def count_generation() -> int:
-        cache = 2 * len(model.host.layers) * _kv_width(model) * last * BYTES[recipe.host.dtype]
-        return _weights(model) + cache * recipe.generation.batch_size * recipe.generation.beams
+        cache = 2 * len(model.host.layers) * kv_width(model) * last * BYTES[recipe.host.dtype]
+        return weights_of(model) + cache * recipe.generation.batch_size * recipe.generation.beams
 
-    flops = _estimate("FLOPs", count_flops, notes)
-    generation = _estimate("memory of generation", count_generation, notes)
+    flops = estimate("FLOPs", count_flops, notes)
+    generation = estimate("memory of generation", count_generation, notes)
     stages = []
     for name, (texts, found, kept) in shown.items():
         prefix = _slots(model, _shapes(model, found)) if found else slots
@@ -165,16 +88,6 @@ def plan(recipe: Recipe, plugins: Plugins | None = None) -> Plan:
     )
 
 
-def _estimate(what: str, compute: Callable[[], int], notes: list[str]) -> int | None:
-    """An estimate, or None and a note where a host's own code defeats it: it may train all the same."""
-    try:
-        return compute()
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        notes.append(f"{what} not available: {type(error).__name__}: {reason:.200}")
-        return None
-
-
 def _lengths(
     model: RRGModel, recipe: Recipe, slots: int, shown: dict[str, tuple[list[str], Values | None, int]]
 ) -> list[str]:
@@ -199,50 +112,6 @@ def _said(limits: Lengths, recipe: Recipe, what: str, prefix: int, prompt: int, 
     return limits.check(recipe.host.name, prefix + prompt + report, parts)
 
 
-def count(number: int) -> str:
-    """1.20 B, 33.60 M, 5.10 k."""
-    for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= scale:
-            return f"{number / scale:.2f} {unit}"
-    return str(number)
-
-
-def size(number: int) -> str:
-    """GiB, or MiB below one."""
-    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
-
-
-def _columns(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _when(wire: dict[str, str]) -> str:
-    return wire["shape"] + (", in training alone" if of_training(wire["signal"]) else "")
-
-
-def _stage_lines(number: int, stage: StagePlan) -> list[str]:
-    s = stage.settings
-    length = f"{s['max_steps']} steps" if s["max_steps"] > 0 else f"{s['epochs']:g} epochs"
-    trained = [f"{part} {count(n)}" for part, n in stage.trains.items() if n]
-    uses = [f"{part} {size(n)}" for part, n in stage.memory.items() if part != "total"]
-    return [
-        f"stage {number}: {stage.name}: {length}, batch {s['batch_size']} x {s['accumulation']}, AdamW {s['lr']:g}, "
-        f"{s['schedule']}",
-        *_wrapped(f"trains {count(sum(stage.trains.values()))}:", trained or ["nothing"]),
-        *_wrapped("losses:", stage.losses),
-        *([f"  texts: {', '.join(stage.texts)}, in training alone"] if stage.texts else []),
-        *(["  prompt: with the retrieved report"] if s["exemplars"] else []),
-        *_wrapped(f"memory about {size(stage.memory['total'])} a device:", uses),
-    ]
-
-
-def _wrapped(head: str, parts: list[str], between: str = ", ") -> list[str]:
-    whole = between.join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)  # a part is never broken
-    lines = textwrap.wrap(f"{head} {whole}", 110, initial_indent="  ", subsequent_indent="    ")
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
-
-
 def _signals(model: RRGModel, recipe: Recipe, texts: list[str] | None = None) -> Values:
     """texts: those of a training batch; None: what a report is written from."""
     image = recipe.image
@@ -264,27 +133,6 @@ def _signals(model: RRGModel, recipe: Recipe, texts: list[str] | None = None) ->
             f"the encoders cannot run on the meta device ({type(error).__name__}: {error}); "
             "a piece reads its inputs' shapes, never their values"
         ) from error
-
-
-class _Outputs:
-    """Bytes that the leaf modules of the encoders and connectors put out, what backward keeps of them."""
-
-    def __init__(self, model: RRGModel) -> None:
-        self.bytes = 0
-        leaves = [m for piece in model.modules_by_piece.values() for m in piece.modules() if not list(m.children())]
-        self.hooks = [leaf.register_forward_hook(self._add) for leaf in leaves]
-
-    def _add(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        for tensor in output if isinstance(output, tuple) else (output,):
-            if isinstance(tensor, Tensor):
-                self.bytes += tensor.numel() * tensor.element_size()
-
-    def __enter__(self) -> "_Outputs":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for hook in self.hooks:
-            hook.remove()
 
 
 def _shapes(model: RRGModel, values: Values) -> dict[tuple[str, str], tuple[int, ...]]:
@@ -320,35 +168,6 @@ def _prompt_tokens(model: RRGModel, stage: str) -> int:
     return len(before) + len(after) + exemplar
 
 
-def _language_flops(model: RRGModel, values: Values, tokens: int) -> int:
-    arguments = {name: model.arguments(name, values) for name in model.injection.pieces}
-    language, decoder = model.host.model, model.host.decoder[0]
-    if language._can_set_experts_implementation():  # the others look into values, of which meta tensors have none
-        language.set_experts_implementation("batched_mm")
-    for module in decoder.modules():
-        if hasattr(module, "lora_A") and hasattr(module, "parameter_name"):
-            module._disable_adapters = True  # peft's adapters of stacked experts ask for a real device
-    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=model.recipe.host.dtype != "float32")
-    counter = FlopCounterMode(display=False)
-    try:
-        with torch.device("meta"), torch.inference_mode(), counter, autocast:
-            model.injection.prepare(arguments)
-            embeds = torch.empty(1, tokens, model.host.width, dtype=language.get_input_embeddings().weight.dtype)
-            # A mask of four axes is taken as it is; making one would look into values.
-            mask, places = embeds.new_zeros(1, 1, tokens, tokens), torch.arange(tokens)[None]
-            decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False)
-    finally:
-        model.injection.clear()
-    return int(counter.get_total_flops() + 2 * REPORT * _head(model).numel())
-
-
-def _head(model: RRGModel) -> Tensor:
-    """The weight that makes logits; a host without a head of its own uses the embeddings'."""
-    language = model.host.model
-    weight: Tensor = (language.get_output_embeddings() or language.get_input_embeddings()).weight
-    return weight
-
-
 def _host_parts(model: RRGModel) -> dict[str, list[nn.Parameter]]:
     """The host's parameters: the published language model, adapters on it, its vision tower."""
     language = model.host.language_parameters()
@@ -371,13 +190,13 @@ def _pieces(model: RRGModel, recipe: Recipe, plugins: Plugins) -> list[dict[str,
     for name, parameters in _host_parts(model).items():
         if parameters:
             kind, origin = about[name]
-            rows.append({"name": name, "kind": kind, "parameters": _total(parameters), "origin": origin})
+            rows.append({"name": name, "kind": kind, "parameters": total(parameters), "origin": origin})
     for name, kind in model.kinds.items():
         if kind != "stage":
             plugin = plugins.plugin_of(name)
             parameters = [p for _, p in model.piece_parameters(name)]
             origin = f"{plugin.distribution} {plugin.version}"
-            rows.append({"name": name, "kind": kind, "parameters": _total(parameters), "origin": origin})
+            rows.append({"name": name, "kind": kind, "parameters": total(parameters), "origin": origin})
     return rows
 
 
@@ -410,7 +229,7 @@ def _shown(model: RRGModel, recipe: Recipe, name: str) -> tuple[list[str], Value
     readers = [n for n, kind in model.kinds.items() if kind != "loss" and n in model.roles.needed(stage)]
     if not texts and not any(port.signal == LABELS for n in readers for port in model.contracts[n].reads):
         return [], None, 0
-    with torch.inference_mode(), _Outputs(model) as outputs:
+    with torch.inference_mode(), Outputs(model) as outputs:
         return texts, _signals(model, recipe, texts), outputs.bytes
 
 
@@ -422,42 +241,23 @@ def _stage(model: RRGModel, name: str, texts: list[str], tokens: int, encoder_by
     for piece in [*model.modules_by_piece, *model.injection.pieces]:
         parts[piece] = [p for _, p in model.piece_parameters(piece)]
     trained = {part: [p for p in parameters if p.requires_grad] for part, parameters in parts.items()}
-    trained_bytes = sum(_bytes(parameters) for parameters in trained.values())
+    trained_bytes = sum(bytes_of(parameters) for parameters in trained.values())
     element = BYTES[recipe.host.dtype]
     kept = 2 if recipe.host.gradient_checkpointing else 17
     decoder = kept * element * tokens * model.host.width * len(model.host.layers)
-    logits = 3 * 4 * REPORT * _head(model).shape[0]
+    logits = 3 * 4 * REPORT * head(model).shape[0]
     copies = 0 if recipe.host.dtype == "float32" else trained_bytes * element // 4
     memory = {
-        "weights": _weights(model) + copies,
+        "weights": weights_of(model) + copies,
         "gradients": trained_bytes,
         "AdamW": 2 * trained_bytes,
         "activations": (stage.batch_size or 1) * (encoder_bytes + (decoder + logits) * stage.report),
     }
     return StagePlan(
         name=name,
-        trains={part: _total(parameters) for part, parameters in trained.items()},
+        trains={part: total(parameters) for part, parameters in trained.items()},
         losses=model.roles.losses(model.stage),
         texts=texts,
         settings=stage.model_dump(mode="json"),
         memory={**memory, "total": sum(memory.values())},
     )
-
-
-def _total(parameters: list[nn.Parameter]) -> int:
-    return sum(p.numel() for p in parameters)
-
-
-def _bytes(parameters: list[nn.Parameter]) -> int:
-    return sum(p.numel() * p.element_size() for p in parameters)
-
-
-def _weights(model: RRGModel) -> int:
-    return _bytes(list(model.parameters()))
-
-
-def _kv_width(model: RRGModel) -> int:
-    config = model.host.model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(heads * width)
