@@ -2,9 +2,9 @@ from math import nan
 
 import torch
 
-from rrg.authoring.templates.connector import MLP
 from rrg.axes import Axes
 from rrg.config import PieceConfig
+from rrg.authoring.templates.connector import MLP
 
 
 def test_two_layers_with_gelu_between() -> None:

@@ -2,8 +2,8 @@ from math import inf, log, tanh
 
 import torch
 
-from rrg.authoring.templates.encoder import Attention, AttentionConfig
 from rrg.axes import Axes
+from rrg.authoring.templates.encoder import Attention, AttentionConfig
 
 
 def test_attention_of_one_to_three() -> None:

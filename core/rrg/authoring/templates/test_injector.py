@@ -1,8 +1,8 @@
 import torch
 
-from rrg.authoring.templates.injector import FiLM
 from rrg.axes import Axes
 from rrg.config import InjectorConfig
+from rrg.authoring.templates.injector import FiLM
 
 
 def film(host: int, diseases: int) -> FiLM:

@@ -3,8 +3,8 @@ from math import log, nan
 import pytest
 import torch
 
-from rrg.authoring.templates.loss import Focal, FocalConfig
 from rrg.axes import Axes
+from rrg.authoring.templates.loss import Focal, FocalConfig
 
 
 def test_the_loss_of_a_likely_and_an_unlikely_label() -> None:

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from rrg.authoring.templates.retriever import Cosine
 from rrg.axes import Axes
 from rrg.config import PieceConfig
+from rrg.authoring.templates.retriever import Cosine
 
 
 def test_the_cosine_of_two_studies() -> None:
