@@ -1,5 +1,5 @@
-from rrg.composition import compose
-from rrg.plan import plan
+from rrg import compose
+from rrg.plan.counting import plan
 
 
 def test_the_connector_trains_first_and_everything_after_it() -> None:
