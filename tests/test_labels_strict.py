@@ -328,3 +328,30 @@ def test_what_stands_by_itself_is_a_statement(text: str, expected: list[str]) ->
 def test_mode_chexpert_joins_lines_as_the_original_does() -> None:
     assert sentences("- No mass\n- Large heart") == ["- no mass - large heart"]
     assert RuleLabeler("chexpert").label("- No pneumothorax\n- Small effusion")["Pleural Effusion"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "label"),
+    [
+        ("No pneumothorax post biopsy of the left upper lobe mass.", "Lung Lesion", 1),
+        ("No pleural effusion.<br/>No pneumothorax.<br/>Bibasal atelectasis.", "Atelectasis", 1),
+        ("Absence of consolidation, presence of a small right effusion.", "Pleural Effusion", 1),
+        ("None of the following is present: fracture, edema, effusion.", "Edema", 0),
+        ("Absent: fracture, edema, effusion. Present: cardiomegaly.", "Edema", 0),
+        ("A nodule at the left base can neither be confirmed nor excluded.", "Lung Lesion", -1),
+        ("No enlargement of the 8 mm left lower lobe nodule.", "Lung Lesion", 1),
+        ("No tension component of the right pneumothorax.", "Pneumothorax", 1),
+        ("Neither progression nor improvement of the edema.", "Edema", 1),
+        ("No evidence that the consolidation has improved.", "Consolidation", 1),
+        ("There is no longer any pneumothorax.", "Pneumothorax", 0),
+        ("There is no longer a large effusion.", "Pleural Effusion", 1),
+        ("Little if any change in the right basal opacity.", "Lung Opacity", 1),
+        ("Previous CHF, now no edema.", "Edema", 0),
+        ("The prior study showed a large effusion, and no effusion is seen now.", "Pleural Effusion", 0),
+        ("Compared with the prior exam, which showed a left effusion, no effusion is seen.", "Pleural Effusion", 0),
+        ("Fluid is seen in the left pleural space.", "Pleural Effusion", 1),
+        ("Lytic bone metastases.", "Lung Lesion", None),
+    ],
+)
+def test_what_ends_or_does_not_deny(text: str, name: str, label: int | None) -> None:
+    assert LABELER.label(text).get(name) == label

@@ -48,6 +48,8 @@ _LEADERS = re.compile(r"[\s:]*(?:[\t|]+|\.{4,}|(?<=\s)\.{3,}(?=\s))\s*")
 _HEAD_OF_LIST = re.compile(
     r"\b(no|of|for|without|out|excluded|absent|there (?:is|are))(?: the following)?\s*:\s*(?=\w)"
 )
+_NONE_OF = re.compile(r"\bnone of the following [\w ]*:\s*|(?:^|(?<=[.;\n]) ?)absent:\s*(?=[\w-]+[, ])")
+_BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 _CHECKED = re.compile(r"\[([ x]?)\]\s*([^\[\]\n]+?)\s*(?=\[|\n|$)")
 _WORD = re.compile(r"\w")
 _NOT_SEEN_HERE = re.compile(
@@ -68,6 +70,7 @@ def statements(report: str) -> list[str]:
     list's own heading ("Negative for:") is said of each item. What a study was done for and compared with is left out.
     """
     text = report.strip().replace("**", "").replace('"', "")
+    text = _BREAK.sub("\n", text) if "<" in text else text
     text = "\n".join(_unwrapped(text.splitlines())) if "\n" in text or "\r" in text else _without_bullet(text)
     text = _RUN_ON.sub(_break_unless_it_goes_on, text).lower()
     if "/" in text:
@@ -81,7 +84,7 @@ def statements(report: str) -> list[str]:
     if text.startswith(("[ ]", "[]", "[x]")):
         text = _CHECKED.sub(lambda match: f"{match[2]}: {'yes' if match[1] == 'x' else 'no'}\n", text)
     if ":" in text:
-        text = _HEAD_OF_LIST.sub(r"\1 ", text)
+        text = _HEAD_OF_LIST.sub(r"\1 ", _NONE_OF.sub("no ", text))
     if "?" in text:
         text = _QUESTION.sub(" ?\n", _ANSWER.sub(": ", text))
     text = re.sub(r"(?<=\d) \. (?=\d)", ".", text) if " . " in text else text
