@@ -1,4 +1,4 @@
-"""For the author of a piece: a new plugin (new), what a piece is (explain).
+"""For the author of a piece: a new plugin (`new`, from `templates`), what a piece is (`explain`).
 
-Commands import it; it imports plan, composing and data.
+Whatever stands above it in docs/architecture.md may import it; it may import what stands below.
 """

@@ -1,4 +1,6 @@
 """A recipe's cost: shapes, parameters, memory and FLOPs, without weights.
 
-It builds the model on the meta device. Commands import it; it imports model and composing.
+`counting.plan` builds the model on the meta device; `estimates` are what may be missing, `table` is the plan as data
+and as text.
+Whatever stands above it in docs/architecture.md may import it; it may import what stands below.
 """

@@ -1,4 +1,5 @@
 """The retrieval index, its search, and the choice of reference reports.
 
-Training and generation import it; it imports feed and below.
+`index` builds, saves and searches; `references` chooses the report of another study that S2D-Align shows.
+Whatever stands above it in docs/architecture.md may import it; it may import what stands below.
 """

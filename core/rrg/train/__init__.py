@@ -1,4 +1,5 @@
-"""Training: a Trainer run per stage, and tables of runs.
+"""Training: a Trainer run per stage, and ablation tables.
 
-Commands and the contract suite import it; it imports generate and all below.
+`training` takes the stages in turn, `trainer` is one stage's, `sampling` and `augment` serve it; `ablate` runs tables.
+Whatever stands above it in docs/architecture.md may import it; it may import what stands below.
 """
