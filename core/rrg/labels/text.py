@@ -48,7 +48,7 @@ _LEADERS = re.compile(r"[\s:]*(?:[\t|]+|\.{4,}|(?<=\s)\.{3,}(?=\s))\s*")
 _HEAD_OF_LIST = re.compile(
     r"\b(no|of|for|without|out|excluded|absent|there (?:is|are))(?: the following)?\s*:\s*(?=\w)"
 )
-_NONE_OF = re.compile(r"\bnone of the following [\w ]*:\s*|(?:^|(?<=[.;\n]) ?)absent:\s*(?=[\w-]+[, ])")
+_NONE_OF = re.compile(r"\bnone of the following [\w ]{0,40}:\s*|(?:^|(?<=[.;\n]) ?)absent:\s*(?=[\w-]+[, ])")
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 _CHECKED = re.compile(r"\[([ x]?)\]\s*([^\[\]\n]+?)\s*(?=\[|\n|$)")
 _WORD = re.compile(r"\w")
