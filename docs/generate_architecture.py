@@ -34,7 +34,7 @@ def draw() -> str:
     for floor in floors():
         wide = (WIDTH - GAP) / len(floor) - GAP
         packages = [name for name in floor if (ROOT / "core" / "rrg" / name).is_dir()]
-        texts = [textwrap.wrap(title(name) if name in packages else "", int(wide / 6.9)) for name in floor]
+        texts = [textwrap.wrap(title(name) if packages else "", int(wide / 6.9)) for name in floor]
         tall = PAD * 2 + LINE * (1 + max(map(len, texts)))
         for place, (name, text) in enumerate(zip(floor, texts, strict=True)):
             x = GAP + place * (wide + GAP)
