@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rrg.config import GenerationConfig
+from rrg.composing.host_names import host_preset
+from rrg.config import GenerationConfig, HostConfig
 from rrg.errors import UsageError
 from rrg.model.hosts.build import build_host
 from rrg.model.hosts.qwen3_vl import Qwen3VLHost
@@ -19,7 +20,7 @@ from rrg.testing.data import batch_of, items
 
 @pytest.fixture
 def qwen(qwen3_vl_folder: Path) -> Qwen3VLHost:
-    host = build_host(folder_host(qwen3_vl_folder), None)
+    host = build_host(HostConfig(**host_preset(str(qwen3_vl_folder))["host"]), None)
     assert isinstance(host, Qwen3VLHost)
     return host.eval()
 
